@@ -1,0 +1,176 @@
+"""What a file is, told by its bytes and never by its name; and the digest of those bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import struct
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+
+from mri_unroll.errors import CorruptScan, InputError, UnknownFormat, UnsupportedScan
+
+FORMATS_READ = "fastMRI HDF5 (a `kspace` dataset), NumPy .npy and NumPy .npz (an array `kspace`)"
+MAX_BYTES = 64 * 2**30  # the largest array, once unpacked, that any reader agrees to
+BOMB_BYTES = 256 * 2**20  # below this an array may be packed as tightly as it likes: it does no harm
+BOMB_RATIO = 1000  # unpacked bytes for each stored byte; raw k-space is noise and hardly packs at all
+MAX_COILS = 256
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_digests: dict[tuple[str, int, int], str] = {}
+_digests_lock = threading.Lock()
+
+
+def plain_file(path: str | Path) -> Path:
+    """Check that a path is a readable file that holds something.
+
+    A named pipe or a device is refused before it is opened, because opening one can wait for ever.
+
+    Raises
+    ------
+    InputError
+        If the path is missing, a folder, not a plain file, or not readable.
+    CorruptScan
+        If the file holds no byte.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path.name or path} is a folder, not a file.", "Name one scan file inside it.")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path.name} is not a plain file.", "Copy the scan into a plain file first.")
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.", "Check the path.") from None
+    except PermissionError:
+        raise InputError(f"{path.name} may not be read by this user.", "Change its permissions.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path.name!r} cannot be opened: {reason}.", "Check the path and the disk.") from error
+    if status.st_size == 0:
+        raise CorruptScan(f"{path.name} is empty: it holds no byte.", "Copy or export the scan again.")
+    return path
+
+
+def recognise(path: Path) -> str:
+    """Name the container that the bytes of a file are in: ``hdf5``, ``npy`` or ``npz``.
+
+    Raises
+    ------
+    UnsupportedScan
+        If the content is DICOM, NIfTI or HDF5 behind a user block: known, not handled.
+    UnknownFormat
+        If it is none of the formats known here; the message names its first bytes.
+    """
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if head.startswith(_HDF5_SIGNATURE):
+            return "hdf5"
+        if head.startswith(b"\x93NUMPY"):
+            return "npy"
+        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and zipfile.is_zipfile(file):
+            return "npz"
+        if head[128:132] == b"DICM":
+            raise UnsupportedScan(
+                f"{path.name} is DICOM, whose reading is not implemented yet.",
+                "DICOM holds finished pictures; give the scanner's raw k-space, converted to the fastMRI layout.",
+            )
+        if _is_nifti(head):
+            raise UnsupportedScan(
+                f"{path.name} is NIfTI, whose reading is not implemented yet.",
+                "NIfTI holds finished pictures; give the scanner's raw k-space, converted to the fastMRI layout.",
+            )
+        offset = 512
+        while (
+            head and offset < path.stat().st_size
+        ):  # HDF5 allows a foreign block of 512, 1024, 2048 ... bytes in front
+            file.seek(offset)
+            if file.read(8) == _HDF5_SIGNATURE:
+                raise UnsupportedScan(
+                    f"{path.name} is HDF5 behind a user block of {offset} bytes, which is not read.",
+                    "Take the block off with `h5unjam`, or write the file again without one.",
+                )
+            offset *= 2
+    first = head[:8].hex(" ")
+    raise UnknownFormat(
+        f"{path.name} is in no known format: its first bytes are {first}.", f"Formats read: {FORMATS_READ}."
+    )
+
+
+def _is_nifti(head: bytes) -> bool:
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 400)
+        except zlib.error:
+            return False
+    if len(head) < 348:
+        return False
+    sizes = {struct.unpack(order, head[:4])[0] for order in ("<i", ">i")}
+    return (348 in sizes and head[344:347] in (b"n+1", b"ni1")) or (540 in sizes and head[4:7] in (b"n+2", b"ni2"))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes as ``"sha256:..."``, read in pieces.
+
+    Kept for this process by path, size and time of change, because a volume that is streamed slice by slice asks often.
+    """
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    with _digests_lock:
+        if key in _digests:
+            return _digests[key]
+    with path.open("rb") as file:
+        value = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with _digests_lock:
+        if len(_digests) >= 1024:
+            _digests.clear()
+        _digests[key] = value
+    return value
+
+
+def slice_range(slices: slice | None, n_slices: int, name: str) -> tuple[int, int]:
+    """Turn a Python slice into ``first, last`` (last excluded); ends beyond the file are cut as Python cuts them.
+
+    Raises
+    ------
+    InputError
+        If nothing is left, or the step is not 1.
+    """
+    if slices is None:
+        return 0, n_slices
+    try:
+        first, last, step = slices.indices(n_slices)
+    except (TypeError, ValueError):
+        raise InputError(f"{slices} is no range of slices.", "Give whole numbers, as in `--slices 0:4`.") from None
+    if step != 1:
+        raise InputError(f"Slices can be read one after the other only, not with step {step}.", "Leave the step out.")
+    if first >= last:
+        raise InputError(
+            f"{name} has slices 0 to {n_slices - 1}; {slices.start}:{slices.stop} holds none of them.",
+            "Give a range inside, as in `--slices 0:1`.",
+        )
+    return first, last
+
+
+def check_size(name: str, what: str, n_bytes: int, stored: int) -> None:
+    """Refuse an array that is too large, or packed so tightly that it can only be meant to fill the memory.
+
+    Raises
+    ------
+    UnsupportedScan
+        If ``n_bytes`` is more than `MAX_BYTES`, or large and more than `BOMB_RATIO` times ``stored``.
+    """
+    if n_bytes > MAX_BYTES:
+        raise UnsupportedScan(
+            f"{name}: {what} declares {n_bytes:.3g} bytes, more than the limit of {MAX_BYTES:.3g}.",
+            "Split the scan into smaller files.",
+        )
+    if n_bytes > BOMB_BYTES and n_bytes > BOMB_RATIO * stored:
+        raise UnsupportedScan(
+            f"{name}: {what} declares {n_bytes:.3g} bytes but stores {stored}, which no measured data does.",
+            "Export the raw data again.",
+        )

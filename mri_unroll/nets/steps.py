@@ -1,0 +1,91 @@
+"""One iteration, written once: a prior, then agreement with the measurements."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mri_unroll.nets.prior import Prior
+from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.solvers.cg import cg
+
+
+class ProximalStep(nn.Module):
+    r"""Prior, then the proximal map of the data term.
+
+    .. math:: z_k = P_k(x_k, A^H(Ax_k - y), s), \qquad
+              x_{k+1} = \arg\min_x \|Ax-y\|^2 + \lambda_k \|x-z_k\|^2 .
+
+    The minimisation is a few conjugate gradients from :math:`z_k`. The weight is learned as a power law of the strength
+    features, :math:`\log\lambda_k = w_k \cdot s + b_k`, so that noisier scans trust the prior more.
+
+    Parameters
+    ----------
+    prior
+        Maps ``(batch, 2, y, x)`` (picture, gradient) and strength to a picture.
+    n_strength
+        Length of the strength vector.
+    n_cg
+        Conjugate gradient iterations.
+
+    Notes
+    -----
+    Aggarwal, Mani and Jacob (MoDL), IEEE Trans. Med. Imaging 38, 394 (2019), doi:10.1109/TMI.2018.2865356. Unlike MoDL,
+    weights are not shared over steps and the prior sees the gradient.
+    """
+
+    def __init__(self, prior: Prior, n_strength: int, n_cg: int) -> None:
+        super().__init__()
+        self.prior = prior
+        self.n_cg = n_cg
+        self.log_weight = nn.Linear(n_strength, 1)
+        nn.init.zeros_(self.log_weight.weight)
+        nn.init.constant_(self.log_weight.bias, math.log(0.05))
+
+    def forward(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
+        """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``."""
+        gradient = op.gradient(image, adjoint_kspace)
+        proposal = self.prior(torch.stack([image, gradient], dim=1), strength)
+        return data_consistency(op, adjoint_kspace, proposal, self.weight(strength), self.n_cg)
+
+    def weight(self, strength: Tensor) -> Tensor:
+        r""":math:`\lambda_k`, positive, ``(batch, 1, 1)``."""
+        return torch.exp(self.log_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
+
+
+class GradientStep(nn.Module):
+    r"""The learned proximal gradient step, :math:`x_{k+1} = P_k(x_k - t_k A^H(Ax_k - y), \cdot, s)`.
+
+    Parameters
+    ----------
+    prior
+        As for `ProximalStep`.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+        self.raw_step_size = nn.Parameter(torch.tensor(math.log(math.e - 1)))  # softplus of it is 1
+
+    @property
+    def step_size(self) -> Tensor:
+        """``t_k``, positive; starts at 1, which is safe because the operator norm is at most 1."""
+        return functional.softplus(self.raw_step_size)
+
+    def forward(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
+        """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``."""
+        gradient = op.gradient(image, adjoint_kspace)
+        return self.prior(torch.stack([image - self.step_size * gradient, gradient], dim=1), strength)
+
+
+def data_consistency(
+    op: LinearOperator, adjoint_kspace: Tensor, proposal: Tensor, reg_weight: Tensor, n_cg: int
+) -> Tensor:
+    r""":math:`\arg\min_x \|Ax-y\|^2 + \lambda\|x-z\|^2` by ``n_cg`` conjugate gradients from ``z``."""
+    # In terms of the change d = x - z the right-hand side is A^H(y - Az), and CG starts at zero: one product fewer.
+    right = adjoint_kspace - op.normal(proposal)
+    change = cg(lambda x: op.normal(x) + reg_weight * x, right, n_iterations=n_cg)
+    return proposal + change.value

@@ -1,0 +1,63 @@
+"""Deep unrolling: K iterations as K layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mri_unroll.nets.steps import data_consistency
+from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.solvers.solution import FIXED_COUNT, Solution
+
+
+class Unrolled(nn.Module):
+    r"""A start by regularised least squares, then K learned steps.
+
+    Parameters
+    ----------
+    steps
+        The layers, in order; pass one module K times to tie their weights.
+    n_strength
+        Length of the strength vector.
+    n_start_cg
+        Conjugate gradients of the start, :math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`.
+
+    Notes
+    -----
+    Gregor and LeCun, ICML 2010; Hammernik et al., Magn. Reson. Med. 79, 3055 (2018), doi:10.1002/mrm.26977.
+    """
+
+    def __init__(self, steps: list[nn.Module], n_strength: int, n_start_cg: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.n_start_cg = n_start_cg
+        self.log_start_weight = nn.Linear(n_strength, 1)
+        nn.init.zeros_(self.log_start_weight.weight)
+        nn.init.constant_(self.log_start_weight.bias, math.log(0.01))
+
+    def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
+        """Yield ``x_0, x_1, ... x_K``: deep supervision and convergence plots look inside the network with this."""
+        weight = torch.exp(self.log_start_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
+        image = data_consistency(op, adjoint_kspace, torch.zeros_like(adjoint_kspace), weight, self.n_start_cg)
+        yield image
+        for step in self.steps:
+            image = step(image, adjoint_kspace, op, strength)
+            yield image
+
+    def forward(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Solution:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        adjoint_kspace
+            ``A^H y``, complex ``(batch, y, x)``, scaled so that bright tissue is near 1.
+        op
+            The forward operator.
+        strength
+            ``(batch, n_strength)``.
+        """
+        *_, last = self.iterates(adjoint_kspace, op, strength)
+        return Solution(last, FIXED_COUNT, len(self.steps), ())

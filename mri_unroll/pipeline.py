@@ -1,0 +1,289 @@
+"""The one road: file -> Scan -> Image -> report -> files. Every door walks it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri_unroll import __version__
+from mri_unroll.config import ReconstructionConfig
+from mri_unroll.errors import InputError
+from mri_unroll.image import Image, join
+from mri_unroll.io.atomic import atomic_path
+from mri_unroll.io.preview import write_preview
+from mri_unroll.io.registry import describe, read_scan, volume_format, write_image
+from mri_unroll.metrics import CONVENTION
+from mri_unroll.physics.sampling import effective_acceleration
+from mri_unroll.quality import QualityReport, assess
+from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
+from mri_unroll.recon.retrospective import undersample
+from mri_unroll.recon.slicewise import slice_data
+from mri_unroll.report import ReportContent, write_report
+from mri_unroll.scan import Scan
+
+CHUNK = 2  # slices in memory at a time: a volume is never held in complex form
+_SUFFIX = {"h5": ".h5", "nifti": ".nii.gz", "npy": ".npy"}
+
+Events = Callable[[dict[str, Any]], None]  # gets {"event": "progress", "done": ..., "total": ...} and the like
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """Listen to no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where everything was written, and the sidecar's content."""
+
+    volume: Path
+    report: Path
+    preview: Path
+    sidecar: Path
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Volume:
+    """What streaming through a file leaves behind."""
+
+    image: Image
+    reference: NDArray[np.float32] | None
+    reference_name: str | None
+    warnings: tuple[str, ...]
+    input_digest: str
+    acceleration: float
+
+
+def reconstruct_file(
+    path: str | Path,
+    out: str | Path,
+    config: ReconstructionConfig | None = None,
+    *,
+    layout: str | None = None,
+    events: Events = ignore,
+) -> Outcome:
+    """Reconstruct one file and write volume, report, preview and sidecar.
+
+    Parameters
+    ----------
+    path
+        Raw k-space.
+    out
+        A folder, made if missing, that gets ``STEM.h5`` and its companions; or, told by its suffix, the volume file.
+    config
+        Method, device, retrospective undersampling, slices; defaults if None.
+    layout
+        Axes of a plain NumPy file, see `read_scan`.
+    events
+        Called with a dict at every step of progress.
+
+    Raises
+    ------
+    MriUnrollError
+        Whatever went wrong, as one sentence; nothing is left half written.
+    """
+    config = config or ReconstructionConfig()
+    path = Path(path)
+    found = describe(path, layout)
+    targets = _targets(path, Path(out), config)
+    if not config.overwrite:
+        for target in targets:
+            if target.exists():
+                raise InputError(
+                    f"{target} exists already.", "Use `--overwrite` to replace it, or write to another place."
+                )
+    _check_folder(targets[0].parent)
+    first, last = _slice_range(config, int(found["n_slices"]))
+    reconstructor = make_reconstructor(config.method, config)
+    started = time.perf_counter()
+    volume = _stream(path, layout, config, reconstructor, (first, last), events)
+    quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings)
+    seconds = time.perf_counter() - started
+    summary = _summary(path, config, volume, quality, seconds, (first, last))
+    content = _report_content(path, layout, config, volume, quality, found, summary, (first, last))
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
+    events({"event": "writing", "folder": str(targets[0].parent)})
+    write_image(volume.image, targets[0], overwrite=config.overwrite)
+    write_preview(volume.image, targets[2], overwrite=config.overwrite)
+    write_report(content, targets[1], overwrite=config.overwrite)
+    with atomic_path(targets[3], config.overwrite) as part:
+        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    outcome = Outcome(*targets, summary=summary)
+    events({"event": "done", "volume": str(outcome.volume), "report": str(outcome.report)})
+    return outcome
+
+
+def _accelerated(scan: Scan, config: ReconstructionConfig) -> Scan:
+    if config.accelerate is None:
+        return scan
+    return undersample(scan, config.mask, config.accelerate, config.effective_center_fraction, config.seed)
+
+
+def _stream(
+    path: Path,
+    layout: str | None,
+    config: ReconstructionConfig,
+    reconstructor: Reconstructor,
+    slices: tuple[int, int],
+    events: Events,
+) -> _Volume:
+    """Read, undersample and reconstruct a few slices at a time."""
+    first, last = slices
+    images: list[Image] = []
+    references: list[NDArray[np.float32]] = []
+    reference_name: str | None = None
+    warnings: dict[str, None] = {}
+    full = make_reconstructor("zero-filled")
+    total, digest, acceleration = last - first, "", 1.0
+    events({"event": "progress", "done": 0, "total": total})
+    for start in range(first, last, CHUNK):
+        scan = read_scan(path, slice(start, min(start + CHUNK, last)), layout)
+        warnings |= dict.fromkeys(scan.source.warnings)
+        digest = scan.source.digest
+        if scan.reference is not None:
+            references.append(scan.reference)
+            reference_name = "the file's own fully sampled reconstruction (root sum of squares)"
+        elif config.accelerate is not None:
+            references.append(full.reconstruct(scan).pixels)
+            reference_name = "the root sum of squares of the fully sampled data, computed here"
+        scan = _accelerated(scan, config)
+        acceleration = effective_acceleration(scan.mask)
+
+        def progress(done: int, _: int, offset: int = start - first) -> None:
+            events({"event": "progress", "done": offset + done, "total": total})
+
+        images.append(reconstructor.reconstruct(scan, progress=progress))
+    image = join(images)
+    reference = np.concatenate(references) if references else None
+    if reference is not None and reference.shape != image.pixels.shape:
+        warnings[
+            f"The reference {reference.shape} and the picture {image.pixels.shape} differ in size: not scored."
+        ] = None
+        reference = reference_name = None
+    return _Volume(image, reference, reference_name, tuple(warnings), digest, acceleration)
+
+
+def _targets(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
+    """Volume, report, preview and sidecar."""
+    format_of_name = volume_format(out)
+    if format_of_name is not None and not out.is_dir():
+        if config.format not in ("auto", format_of_name):
+            raise InputError(f"{out.name} is named as {format_of_name}, but --format asks for {config.format}.")
+        volume = out
+        stem = out.name[: -len(".nii.gz")] if out.name.endswith(".nii.gz") else out.stem
+    else:
+        stem = path.stem
+        volume = out / f"{stem}{_SUFFIX['h5' if config.format == 'auto' else config.format]}"
+    if volume.resolve() == path.resolve():
+        raise InputError(f"The output {volume} is the input file itself.", "Choose another folder or name.")
+    return volume, *(volume.with_name(stem + suffix) for suffix in (".html", ".png", ".json"))  # type: ignore[return-value]
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse before the work, not after it, a folder that can be neither written nor made."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file, so that {folder} cannot be a folder.", "Choose another output.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {nearest} cannot be written by this user.", "Choose another output.")
+
+
+def _slice_range(config: ReconstructionConfig, n_slices: int) -> tuple[int, int]:
+    first, last = config.slices or (0, n_slices)
+    if not 0 <= first < last <= n_slices:
+        raise InputError(f"Expected slices within 0:{n_slices}, got {first}:{last}.", "Slices are counted from 0.")
+    return first, last
+
+
+def _finite(values: tuple[float, ...]) -> list[float | None]:
+    """NaN has no place in JSON."""
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _summary(
+    path: Path,
+    config: ReconstructionConfig,
+    volume: _Volume,
+    quality: QualityReport,
+    seconds: float,
+    slices: tuple[int, int],
+) -> dict[str, Any]:
+    """The sidecar."""
+    made = volume.image.provenance
+    summary: dict[str, Any] = {
+        "version": __version__,
+        "method": made.method,
+        "weights_digest": made.weights_digest,
+        "parameters": made.parameters,
+        "input": path.name,
+        "input_digest": volume.input_digest,
+        "slices": list(slices),
+        "shape": list(volume.image.pixels.shape),
+        "scale": list(made.scale),
+        "device": made.device,
+        "fft_engine": made.fft_engine,
+        "seconds": seconds,
+        "seconds_per_slice": list(volume.image.diagnostics.seconds),
+        "effective_acceleration": volume.acceleration,
+        "status": list(volume.image.diagnostics.status),
+        "data_residual": _finite(quality.data_residual),
+        "warnings": list(quality.warnings),
+        "verdict": None,
+        "advice": [quality.verdict],
+    }
+    if config.accelerate is not None:
+        summary["retrospective"] = {
+            "accelerate": config.accelerate,
+            "mask": config.mask,
+            "center_fraction": config.effective_center_fraction,
+            "seed": config.seed,
+        }
+    if quality.metrics is not None:
+        summary["metrics"] = quality.metrics
+        summary["metrics_in_body"] = quality.in_body
+        summary["metrics_reference"] = quality.reference
+        summary["metrics_convention"] = CONVENTION
+    return summary
+
+
+def _report_content(
+    path: Path,
+    layout: str | None,
+    config: ReconstructionConfig,
+    volume: _Volume,
+    quality: QualityReport,
+    found: dict[str, Any],
+    summary: dict[str, Any],
+    slices: tuple[int, int],
+) -> ReportContent:
+    """What the report shows of the middle slice: it is read once more, so that streaming need not keep it."""
+    shown = volume.image.pixels.shape[0] // 2
+    scan = _accelerated(read_scan(path, slice(slices[0] + shown, slices[0] + shown + 1), layout), config)
+    zero_filled = make_reconstructor("zero-filled").reconstruct(scan).pixels[0]
+    kspace, mask = slice_data(scan, 0)
+    with torch.inference_mode():
+        sens_maps = calibrate_slice(kspace, mask).op.sens_maps[0].numpy()
+    return ReportContent(
+        title=path.name,
+        image=volume.image,
+        quality=quality,
+        shown=shown,
+        first_slice=slices[0],
+        zero_filled=zero_filled,
+        reference=None if volume.reference is None else volume.reference[shown],
+        mask=scan.mask if scan.mask.ndim == 2 else scan.mask[0],
+        sens_maps=sens_maps,
+        found=found,
+        summary=summary,
+    )

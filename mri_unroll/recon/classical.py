@@ -1,0 +1,118 @@
+"""Methods without training: root sum of squares, least squares, wavelet sparsity, total variation."""
+
+from __future__ import annotations
+
+import numpy as np
+import sigpy
+import torch
+from torch import Tensor
+
+from mri_unroll.image import Image
+from mri_unroll.nets.prior import soft_threshold
+from mri_unroll.physics.bridge import to_array, to_tensor
+from mri_unroll.physics.fourier import centred_ifft
+from mri_unroll.recon.calibrate import CalibratedSlice
+from mri_unroll.recon.slicewise import EMPTY, Progress, SliceResult, quiet, run_slices
+from mri_unroll.scan import Scan
+from mri_unroll.solvers.cg import cg
+from mri_unroll.solvers.proximal import condat_vu, fista
+from mri_unroll.solvers.solution import Solution
+
+WAVELET = "db4"
+
+
+class ZeroFilled:
+    """Inverse Fourier transform of what was measured, coils combined by root sum of squares; nothing to set."""
+
+    name = "zero-filled"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
+        """Reconstruct every slice of a scan."""
+
+        def reconstruct_slice(kspace: Tensor, mask: Tensor) -> SliceResult:
+            measured = torch.where(mask, kspace, torch.zeros((), dtype=kspace.dtype, device=kspace.device))
+            scale = float(measured.abs().max()) or 1.0  # squares of 1e-30 would vanish in single precision
+            picture = torch.linalg.vector_norm(centred_ifft(measured / scale), dim=0) * scale
+            empty = not bool((measured != 0).any())
+            # The coil images agree with the measurements by construction.
+            return SliceResult(
+                picture, EMPTY if empty else "Direct transform.", 1, float("nan") if empty else 0.0, scale, ()
+            )
+
+        return run_slices(self.name, reconstruct_slice, scan, self.device, {}, None, progress)
+
+
+def cg_sense(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+    r""":math:`\arg\min_x \|Ax-y\|^2 + w\|x\|^2` by conjugate gradients.
+
+    Notes
+    -----
+    Pruessmann et al., Magn. Reson. Med. 46, 638 (2001), doi:10.1002/mrm.1241.
+    """
+    op = problem.op
+    return cg(
+        lambda x: op.normal(x) + reg_weight * x, op.adjoint(problem.kspace), n_iterations=n_iterations, tolerance=1e-5
+    )
+
+
+def l1_wavelet(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+    r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\|\Psi x\|_1` by FISTA, ``db4`` wavelets shifted at random.
+
+    Random circular shifts stand for a translation-invariant transform (Figueiredo and Nowak, IEEE Trans. Image Process.
+    12, 906 (2003), doi:10.1109/TIP.2003.814255) at the price of one; the coarsest band is thresholded too.
+
+    Notes
+    -----
+    Lustig, Donoho and Pauly, Magn. Reson. Med. 58, 1182 (2007), doi:10.1002/mrm.21391.
+    """
+    shape = tuple(problem.op.image_shape[-2:])
+    # pywt's own packing tells where each band lies; sigpy asks for it to be handed back.
+    bands = sigpy.wavelet.get_wavelet_shape(shape, WAVELET)[1]
+    random = np.random.default_rng(0)
+
+    def prox(image: Tensor) -> Tensor:
+        shift = tuple(int(random.integers(8)) for _ in shape)
+        moved = to_array(torch.roll(image[0], shift, (-2, -1)))
+        coefficients = to_tensor(sigpy.fwt(moved, wave_name=WAVELET))
+        kept = to_array(soft_threshold(coefficients, reg_weight))
+        back = to_tensor(sigpy.iwt(kept, shape, bands, wave_name=WAVELET)).to(image.dtype)
+        return torch.roll(back, tuple(-s for s in shift), (-2, -1))[None]
+
+    adjoint_kspace = problem.op.adjoint(problem.kspace)
+    return fista(
+        lambda x: problem.op.gradient(x, adjoint_kspace), prox, adjoint_kspace, step_size=1.0, n_iterations=n_iterations
+    )
+
+
+def total_variation(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+    r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\sum|\nabla x|`, isotropic and periodic, by Condat and Vu's method.
+
+    Notes
+    -----
+    Block, Uecker and Frahm, Magn. Reson. Med. 57, 1086 (2007), doi:10.1002/mrm.21236.
+    """
+
+    def differences(image: Tensor) -> Tensor:
+        return torch.stack([image.roll(-1, dim) - image for dim in (-2, -1)])
+
+    def divergence(field: Tensor) -> Tensor:
+        return sum((field[i].roll(1, dim) - field[i] for i, dim in enumerate((-2, -1))), torch.zeros_like(field[0]))
+
+    def project(field: Tensor) -> Tensor:
+        size = torch.view_as_real(field).square().sum((0, -1), keepdim=True)[..., 0].sqrt()
+        return field / (size / reg_weight).clamp_min(1.0)
+
+    adjoint_kspace = problem.op.adjoint(problem.kspace)
+    return condat_vu(
+        lambda x: problem.op.gradient(x, adjoint_kspace),
+        differences,
+        divergence,
+        project,
+        adjoint_kspace,
+        lipschitz=1.0,
+        transform_norm=8.0**0.5,
+        n_iterations=n_iterations,
+    )

@@ -1,0 +1,150 @@
+"""The factory: a method's name or a checkpoint becomes something that reconstructs scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mri_unroll.config import ReconstructionConfig
+from mri_unroll.errors import ConfigError, DeviceError, ModelError
+from mri_unroll.image import Image
+from mri_unroll.nets import model
+from mri_unroll.recon import classical, learned
+from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
+from mri_unroll.scan import Scan
+from mri_unroll.solvers.solution import Solution
+
+
+class Reconstructor(Protocol):
+    """Anything that turns a scan into pictures."""
+
+    @property
+    def name(self) -> str:
+        """As the user calls it."""
+        ...
+
+    def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
+        """Reconstruct every slice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClassicalMethod:
+    """An iterative method with its own settings, which a user may override."""
+
+    solve: Callable[..., Solution]  # (problem, reg_weight=, n_iterations=)
+    reg_weight: float  # for k-space scaled so that bright tissue is near 1
+    n_iterations: int
+
+
+CLASSICAL: dict[str, ClassicalMethod] = {
+    "cg-sense": ClassicalMethod(classical.cg_sense, 0.01, 30),
+    "l1-wavelet": ClassicalMethod(classical.l1_wavelet, 0.005, 60),
+    "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
+}
+SUMMARIES: dict[str, str] = {
+    "zero-filled": "inverse FFT and root sum of squares; what every other method is compared with",
+    "cg-sense": "regularised least squares with coil maps",
+    "l1-wavelet": "compressed sensing: FISTA with wavelet sparsity",
+    "tv": "compressed sensing: total variation",
+    "unrolled": "trained unrolled proximal-gradient network (default)",
+}
+
+
+def weights_folder() -> Path:
+    """Where the shipped weights lie."""
+    return Path(str(resources.files("mri_unroll") / "weights"))
+
+
+def shipped_models() -> dict[str, Path]:
+    """Names and files of the weights that come with the package."""
+    return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
+
+
+def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | None = None) -> Reconstructor:
+    """A method, ready to reconstruct scans.
+
+    Parameters
+    ----------
+    name_or_checkpoint
+        A name of `SUMMARIES`, or the path of a ``.safetensors`` checkpoint.
+    config
+        Device, and weight and iterations of classical methods; defaults if None.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method, the nearest name is given; or if it does not take a setting that was made.
+    ModelError
+        If the checkpoint cannot be used, or shipped weights are missing.
+    DeviceError
+        If the device is absent.
+    """
+    config = config or ReconstructionConfig()
+    device = choose_device(config.device)
+    if name_or_checkpoint not in CLASSICAL and (config.reg_weight is not None or config.n_iterations is not None):
+        raise ConfigError(
+            f"The method {name_or_checkpoint!r} has no regularisation weight and no number of iterations to set.",
+            f"Leave them out, or choose one of {', '.join(CLASSICAL)}.",
+        )
+    if name_or_checkpoint == "zero-filled":
+        return classical.ZeroFilled(device)
+    if name_or_checkpoint in CLASSICAL:
+        return _classical(name_or_checkpoint, config, device)
+    path = shipped_models().get(name_or_checkpoint, Path(name_or_checkpoint))
+    if name_or_checkpoint in SUMMARIES and path.suffix != ".safetensors":
+        raise ModelError(
+            f"The weights of {name_or_checkpoint!r} are missing from this installation.",
+            "Install mri_unroll again, or choose a classical method (`mri-unroll methods`).",
+        )
+    if path.suffix != ".safetensors" or not path.is_file():
+        near = difflib.get_close_matches(name_or_checkpoint, SUMMARIES, n=1, cutoff=0.4)
+        raise ConfigError(
+            f"Expected a method ({', '.join(SUMMARIES)}) or an existing .safetensors file, got {name_or_checkpoint!r}.",
+            f"Did you mean {near[0]!r}?" if near else "See `mri-unroll methods`.",
+        )
+    network, model_config, _ = model.load(path)
+    return SlicewiseReconstructor(
+        name=name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name,
+        solve=functools.partial(learned.unrolled, network=network.to(device)),
+        device=device,
+        parameters=dataclasses.asdict(model_config),
+        weights_digest=model.digest(path),
+    )
+
+
+def _classical(name: str, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
+    method = CLASSICAL[name]
+    reg_weight = method.reg_weight if config.reg_weight is None else config.reg_weight
+    n_iterations = method.n_iterations if config.n_iterations is None else config.n_iterations
+    return SlicewiseReconstructor(
+        name=name,
+        solve=functools.partial(method.solve, reg_weight=reg_weight, n_iterations=n_iterations),
+        device=device,
+        parameters={"reg_weight": reg_weight, "n_iterations": n_iterations},
+    )
+
+
+def choose_device(choice: str) -> torch.device:
+    """``auto`` takes a GPU where one is, else the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If a GPU is asked for and none is there.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "A GPU was asked for, but torch sees none.", "Use --device cpu, or check `mri-unroll doctor`."
+        )
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

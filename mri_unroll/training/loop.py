@@ -1,0 +1,238 @@
+"""The training loop: resumable after a kill, because every step is a function of its index and the checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+
+from mri_unroll.errors import ConfigError
+from mri_unroll.nets.model import ModelConfig, build, digest, save
+from mri_unroll.nets.unrolled import Unrolled
+from mri_unroll.physics.fourier import use_engine
+from mri_unroll.physics.sense import SenseOperator
+from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.training.dataset import SimulatedScans, find_volumes
+from mri_unroll.training.losses import unrolled_loss
+from mri_unroll.training.simulate import Acquisition
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One training run. Read from TOML by ``scripts/train_unrolled.py``."""
+
+    data: str  # folder with index.json and image volumes
+    out: str  # folder for checkpoint.pt, log.csv and model.safetensors
+    held_out: str  # regular expression of validation people, see dataset.find_volumes
+    model: ModelConfig = field(default_factory=ModelConfig)
+    n_steps: int = 6000
+    learning_rate: float = 1e-3
+    warm_up: int = 200
+    ema_decay: float = 0.998
+    clip_norm: float = 1.0
+    strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
+    seed: int = 0
+    n_workers: int = 1
+    n_threads: int = 1
+    save_every: int = 250
+    n_validation: int = 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A calibrated acquisition with its truth, batch of one, in units of its scale."""
+
+    op: SenseOperator
+    adjoint_kspace: Tensor  # (1, y, x)
+    strength: Tensor  # (1, n_strength)
+    coil_combined: Tensor  # (1, y, x)
+    rss: Tensor  # (1, y, x)
+    body: Tensor  # (1, y, x)
+
+
+def prepare(acquisition: Acquisition, strip: int | None, rng: np.random.Generator) -> Example:
+    """Calibrate as at the scanner; keep ``strip`` random readout rows where the mask lets rows decouple."""
+    mask = torch.from_numpy(acquisition.mask)
+    calibrated = calibrate_slice(torch.from_numpy(acquisition.kspace), mask)
+    maps = calibrated.op.sens_maps
+    coil_images = torch.from_numpy(acquisition.coil_images) / calibrated.scale
+    adjoint_kspace = calibrated.op.adjoint(calibrated.kspace)
+    coil_combined = (maps.conj() * coil_images).sum(-3)
+    rss = torch.linalg.vector_norm(coil_images, dim=0)[None]
+    body = torch.from_numpy(acquisition.body)[None]
+    op, n_rows = calibrated.op, maps.shape[-2]
+    if strip is not None and n_rows > strip and op.mask.shape[-2] == 1:
+        occupied = body[0].any(-1).nonzero().flatten()
+        low, high = (int(occupied[0]), int(occupied[-1])) if occupied.numel() else (0, n_rows - 1)
+        first = int(rng.integers(max(0, low - 8), max(low - 7, min(high + 8, n_rows) - strip + 1)))
+        first = min(max(first, 0), n_rows - strip)
+        rows = slice(first, first + strip)
+        op = SenseOperator(maps[:, :, rows], op.mask)
+        adjoint_kspace, coil_combined, rss, body = (t[:, rows] for t in (adjoint_kspace, coil_combined, rss, body))
+    return Example(op, adjoint_kspace, calibrated.strength, coil_combined, rss, body)
+
+
+class CalibratedScans:
+    """`SimulatedScans` made ready for a training step inside the data worker: calibration runs on another core."""
+
+    def __init__(self, scans: SimulatedScans, strip: int) -> None:
+        self.scans = scans
+        self.strip = strip
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.scans.seed, index, 1])
+        with torch.no_grad(), use_engine("torch"):
+            return prepare(self.scans[index], self.strip, rng)
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to one percent."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    done = (step - config.warm_up) / max(1, config.n_steps - config.warm_up)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+@torch.no_grad()
+def validate(network: Unrolled, scans: SimulatedScans) -> tuple[float, float]:
+    """Mean NMSE in decibels inside the body, of the start and of the result, on whole validation slices."""
+    start: list[float] = []
+    result: list[float] = []
+    for index in range(len(scans)):
+        example = prepare(scans[index], None, np.random.default_rng(0))
+        reference = example.rss * example.body
+        iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
+        for image, scores in ((iterates[0], start), (iterates[-1], result)):
+            error = (image.abs() * example.body - reference).square().sum() / reference.square().sum()
+            scores.append(10 * math.log10(float(error)))
+    return float(np.mean(start)), float(np.mean(result))
+
+
+def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
+    """Train until ``config.n_steps``, from the checkpoint in ``config.out`` if there is one.
+
+    Parameters
+    ----------
+    config
+        The run.
+    report
+        Gets one line at a time about progress.
+
+    Returns
+    -------
+    Path
+        The exported weights, ``model.safetensors``.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds the checkpoint of another configuration.
+    """
+    torch.set_num_threads(config.n_threads)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    training, validation = find_volumes(Path(config.data), config.held_out)
+    scans = CalibratedScans(SimulatedScans(training, config.seed, config.n_steps), config.strip)
+    held_out = SimulatedScans(validation, config.seed + 1, config.n_validation)
+    torch.manual_seed(config.seed)
+    network = build(config.model)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    smooth = cast(Unrolled, average.module)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    parts: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser}
+    first = _resume(out / "checkpoint.pt", parts, config)
+    n_parameters = sum(p.numel() for p in network.parameters())
+    report(
+        f"{n_parameters} parameters, {len(training)} training and {len(validation)} validation volumes, step {first}"
+    )
+    loader: DataLoader[Example] = DataLoader(
+        Subset(scans, range(first, config.n_steps)),  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=config.n_workers,
+        prefetch_factor=4 if config.n_workers else None,
+    )
+    started, recent, n_skipped = time.monotonic(), [], 0
+    with use_engine("torch"):
+        for step, example in enumerate(loader, start=first):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(config, step)
+            iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
+            loss = unrolled_loss(iterates, example.coil_combined, example.rss, example.body)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            if torch.isfinite(norm):  # one impossible example must not end a night of training
+                optimiser.step()
+                average.update_parameters(network)
+            else:
+                n_skipped += 1
+            recent.append(float(loss.detach()))
+            if (step + 1) % config.save_every == 0 or step + 1 == config.n_steps:
+                start, result = validate(smooth, held_out)
+                pace = (time.monotonic() - started) / (step + 1 - first)
+                row = [step + 1, float(np.mean(recent)), start, result, pace, float(norm)]
+                _log(out / "log.csv", row)
+                left = pace * (config.n_steps - step - 1) / 60
+                report(
+                    f"step {step + 1}/{config.n_steps} loss {row[1]:.4f} validation NMSE {result:.2f} dB "
+                    f"(least squares {start:.2f}) {pace:.2f} s/step, {left:.0f} min left, "
+                    f"{n_skipped} steps skipped"
+                )
+                recent = []
+                _checkpoint(out / "checkpoint.pt", step + 1, parts, config)
+                card = {
+                    "training": asdict(config) | {"data": "", "out": ""},
+                    "steps_done": step + 1,
+                    "validation_db": result,
+                }
+                save(smooth, config.model, card, out / "model.safetensors")
+    report(f"weights {digest(out / 'model.safetensors')}")
+    return out / "model.safetensors"
+
+
+def _resume(path: Path, parts: dict[str, Any], config: TrainingConfig) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["model"] != repr(config.model):
+        raise ConfigError(
+            f"The checkpoint in {path.parent.name} is of another model: {state['model']}.",
+            "Choose another output folder.",
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def _checkpoint(path: Path, step: int, parts: dict[str, Any], config: TrainingConfig) -> None:
+    """Write beside, flush to disk, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        torch.save(state | {"step": step, "model": repr(config.model)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _log(path: Path, row: list[float]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["step", "loss", "start_db", "validation_db", "seconds_per_step", "gradient_norm"])
+        writer.writerow(row)

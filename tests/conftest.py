@@ -1,0 +1,33 @@
+"""Fixtures and habits of every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are written, never shown
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans (``kspace/``, ``truth/``, ``dicom/``); skipped where absent."""
+    folder = Path(os.environ.get("MRI_UNROLL_DATA", REPOSITORY / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real scans: {folder} is not there (set MRI_UNROLL_DATA)")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; torch is asked only if such a test was collected."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

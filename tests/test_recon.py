@@ -1,0 +1,186 @@
+"""Calibration, and one contract for every reconstructor."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mri_unroll.config import ReconstructionConfig
+from mri_unroll.errors import ConfigError, DeviceError, InputError
+from mri_unroll.metrics import nmse
+from mri_unroll.nets import ModelConfig, build
+from mri_unroll.nets.model import save
+from mri_unroll.physics.phantom import phantom_kspace
+from mri_unroll.physics.sampling import make_mask
+from mri_unroll.recon.calibrate import MAX_COILS, calibrate_slice, estimate_noise, strength_features
+from mri_unroll.recon.reconstructor import SUMMARIES, make_reconstructor
+from mri_unroll.recon.retrospective import undersample
+from mri_unroll.recon.slicewise import EMPTY
+from mri_unroll.scan import Geometry, Scan, Source
+
+
+def make_scan(
+    shape: tuple[int, int] = (60, 55),
+    n_coils: int = 4,
+    n_slices: int = 1,
+    recon_shape: tuple[int, int] | None = None,
+    noise: float = 0.0,
+    unit: float = 1.0,
+) -> Scan:
+    """A fully sampled phantom scan with its own root sum of squares as reference."""
+    recon_shape = recon_shape or shape
+    kspace = phantom_kspace(shape, n_coils, n_slices=n_slices, noise=noise) * np.float32(unit)
+    scan = Scan(
+        kspace=kspace,
+        mask=np.ones(shape, dtype=bool),
+        geometry=Geometry(recon_shape=recon_shape),
+        source=Source(format="test", digest="sha256:0", n_slices=n_slices, slices=(0, n_slices)),
+    )
+    return dataclasses.replace(scan, reference=make_reconstructor("zero-filled").reconstruct(scan).pixels)
+
+
+@pytest.fixture(params=[*SUMMARIES, "checkpoint"])
+def method(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Every method by name, and a fresh network by path."""
+    if request.param != "checkpoint":
+        return str(request.param)
+    torch.manual_seed(0)
+    config = ModelConfig(n_steps=1, n_cg=2, n_start_cg=4, widths=(4, 6))
+    save(build(config), config, {}, tmp_path / "net.safetensors")
+    return str(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_coils", "recon_shape"), [((60, 55), 4, (60, 55)), ((64, 41), 1, (33, 40)), ((48, 48), 14, (48, 40))]
+)
+def test_every_method_keeps_the_contract(
+    method: str, shape: tuple[int, int], n_coils: int, recon_shape: tuple[int, int]
+) -> None:
+    full = make_scan(shape, n_coils, n_slices=2, recon_shape=recon_shape, noise=0.003)
+    scan = undersample(full, "equispaced_fraction", 2.0, 0.2, seed=1)
+    seen: list[tuple[int, int]] = []
+    reconstructor = make_reconstructor(method, ReconstructionConfig(device="cpu"))
+    image = reconstructor.reconstruct(scan, progress=lambda done, total: seen.append((done, total)))
+    assert image.pixels.shape == (2, *recon_shape)
+    assert image.pixels.dtype == np.float32
+    assert np.isfinite(image.pixels).all()
+    assert (image.pixels >= 0).all()
+    assert seen == [(1, 2), (2, 2)]
+    assert len(image.diagnostics.data_residual) == len(image.provenance.scale) == 2
+    assert 0 <= max(image.diagnostics.data_residual) < 0.5
+    assert full.reference is not None
+    assert nmse(full.reference, image.pixels) < 0.3  # the scan's units are kept
+    again = make_reconstructor(method, ReconstructionConfig(device="cpu")).reconstruct(scan)
+    np.testing.assert_array_equal(image.pixels, again.pixels)
+    assert (image.provenance.weights_digest is not None) == (method == "unrolled" or "/" in method)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_units_change_nothing(method: str, unit: float) -> None:
+    pictures = []
+    for factor in (1.0, unit):
+        scan = undersample(make_scan((48, 48), noise=0.003, unit=factor), "random", 2.0, 0.2, seed=1)
+        pictures.append(make_reconstructor(method).reconstruct(scan).pixels / np.float32(factor))
+    assert np.abs(pictures[1] - pictures[0]).max() < 1e-4 * pictures[0].max()
+
+
+def test_dead_coil_and_empty_slice(method: str) -> None:
+    scan = make_scan((48, 44), n_coils=4, n_slices=2, noise=0.003)
+    kspace = scan.kspace.copy()
+    kspace[0, 2] = 0
+    kspace[1] = 0
+    image = make_reconstructor(method).reconstruct(dataclasses.replace(scan, kspace=kspace))
+    assert np.isfinite(image.pixels).all()
+    assert image.pixels[0].max() > 0
+    assert image.pixels[1].max() == 0
+    assert image.diagnostics.status[1] == EMPTY
+    assert np.isnan(image.diagnostics.data_residual[1])
+
+
+def test_poisson_mask_and_no_calibration_lines(method: str) -> None:
+    scan = make_scan((48, 44), noise=0.003)
+    points = make_mask("poisson", (48, 44), 2.0, seed=0)
+    gaps = np.broadcast_to(np.arange(44) % 2 == 1, (48, 44))  # the central line itself was not measured
+    for mask, warned in ((points, False), (gaps, method != "zero-filled")):
+        image = make_reconstructor(method).reconstruct(dataclasses.replace(scan, mask=mask))
+        assert np.isfinite(image.pixels).all()
+        assert bool(image.diagnostics.warnings) == warned
+
+
+def test_zero_filled_of_full_data_is_the_root_sum_of_squares_also_when_cropped() -> None:
+    full = make_scan((64, 50))
+    cropped = make_scan((64, 50), recon_shape=(32, 50))
+    assert full.reference is not None
+    assert cropped.reference is not None
+    np.testing.assert_allclose(cropped.reference, full.reference[:, 16:48], rtol=0, atol=2e-6 * full.reference.max())
+
+
+@pytest.mark.parametrize("name", ["cg-sense", "l1-wavelet", "tv"])
+def test_classical_methods_beat_zero_filled(name: str) -> None:
+    full = make_scan((96, 90), n_coils=6, noise=0.002)
+    assert full.reference is not None
+    scan = undersample(full, "equispaced_fraction", 3.0, 0.12, seed=0)
+    errors = [nmse(full.reference, make_reconstructor(m).reconstruct(scan).pixels) for m in ("zero-filled", name)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_shipped_network_beats_zero_filled_by_far() -> None:
+    full = make_scan((120, 110), n_coils=6, noise=0.002)
+    assert full.reference is not None
+    scan = undersample(full, "equispaced_fraction", 4.0, 0.08, seed=0)
+    errors = [nmse(full.reference, make_reconstructor(m).reconstruct(scan).pixels) for m in ("zero-filled", "unrolled")]
+    assert errors[1] < 0.25 * errors[0]
+
+
+def test_calibration_brings_tissue_near_one_and_compresses_coils() -> None:
+    kspace = torch.from_numpy(phantom_kspace((48, 48), 20)[0]) * 1e5
+    problem = calibrate_slice(kspace, torch.ones(48, 48, dtype=torch.bool))
+    assert problem.kspace.shape == (1, MAX_COILS, 48, 48)
+    picture = problem.op.adjoint(problem.kspace).abs()
+    assert 0.5 < float(torch.quantile(picture, 0.99)) < 3
+    assert problem.sampled_fraction == 1.0
+    assert problem.warnings == ()
+
+
+def test_noise_is_read_off_the_ends_of_the_readout() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kspace = 0.02 * torch.randn(4, 256, 200, dtype=torch.complex64, generator=generator)
+    kspace[:, 120:136] += 5  # signal in the centre only
+    kspace[:, :10] = 0  # rows that were filled with zeros
+    mask = torch.ones(256, 200, dtype=torch.bool)
+    assert estimate_noise(kspace, mask) == pytest.approx(0.02, rel=0.03)
+    assert estimate_noise(torch.zeros_like(kspace), mask) == 0.0
+
+
+def test_strength_features_are_centred_and_bounded() -> None:
+    torch.testing.assert_close(strength_features(0.01, 0.25), torch.zeros(1, 2))
+    assert bool(torch.isfinite(strength_features(0.0, 0.0)).all())
+
+
+def test_undersampling_twice_is_refused() -> None:
+    scan = undersample(make_scan((48, 44)), "random", 3.0, 0.1, seed=0)
+    assert not scan.kspace[..., ~scan.mask].any()
+    with pytest.raises(InputError, match="undersampled already"):
+        undersample(scan, "random", 3.0, 0.1, seed=0)
+
+
+def test_padding_columns_stay_unmeasured() -> None:
+    full = make_scan((48, 44))
+    mask = full.mask.copy()
+    mask[:, :5] = False
+    scan = undersample(dataclasses.replace(full, mask=mask), "random", 2.0, 0.1, seed=0)
+    assert not scan.mask[:, :5].any()
+
+
+def test_unknown_methods_and_absent_devices_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'l1-wavelet'"):
+        make_reconstructor("l1wavelet")
+    with pytest.raises(ConfigError, match=r"existing \.safetensors"):
+        make_reconstructor(str(tmp_path / "absent.safetensors"))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="GPU"):
+            make_reconstructor("tv", ReconstructionConfig(device="cuda"))

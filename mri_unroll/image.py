@@ -34,6 +34,7 @@ class Provenance:
     device: str  # "cpu" or "cuda:0 (name)"
     fft_engine: str  # which FFT ran: "sigpy/numpy", "sigpy/cupy", "torch"
     parameters: dict[str, Any] = field(default_factory=dict)  # as they ran, defaults resolved
+    input_digest: str | None = None  # "sha256:..." of the file that was read
     weights_digest: str | None = None  # "sha256:..." of the weights file; None for classical methods
     scale: tuple[float, ...] = ()  # per slice: k-space was divided by this, the picture multiplied by it
 

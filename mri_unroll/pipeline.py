@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,9 +17,9 @@ from mri_unroll import __version__
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError
 from mri_unroll.image import Image, join
-from mri_unroll.io.atomic import atomic_path
 from mri_unroll.io.preview import write_preview
 from mri_unroll.io.registry import describe, read_scan, volume_format, write_image
+from mri_unroll.io.sidecar import write_sidecar
 from mri_unroll.metrics import CONVENTION
 from mri_unroll.physics.sampling import effective_acceleration
 from mri_unroll.quality import QualityReport, assess
@@ -61,7 +59,6 @@ class _Volume:
     reference: NDArray[np.float32] | None
     reference_name: str | None
     warnings: tuple[str, ...]
-    input_digest: str
     acceleration: float
 
 
@@ -117,8 +114,7 @@ def reconstruct_file(
     write_image(volume.image, targets[0], overwrite=config.overwrite)
     write_preview(volume.image, targets[2], overwrite=config.overwrite)
     write_report(content, targets[1], overwrite=config.overwrite)
-    with atomic_path(targets[3], config.overwrite) as part:
-        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_sidecar(summary, targets[3], overwrite=config.overwrite)
     outcome = Outcome(*targets, summary=summary)
     events({"event": "done", "volume": str(outcome.volume), "report": str(outcome.report)})
     return outcome
@@ -145,12 +141,11 @@ def _stream(
     reference_name: str | None = None
     warnings: dict[str, None] = {}
     full = make_reconstructor("zero-filled")
-    total, digest, acceleration = last - first, "", 1.0
+    total, acceleration = last - first, 1.0
     events({"event": "progress", "done": 0, "total": total})
     for start in range(first, last, CHUNK):
         scan = read_scan(path, slice(start, min(start + CHUNK, last)), layout)
         warnings |= dict.fromkeys(scan.source.warnings)
-        digest = scan.source.digest
         if scan.reference is not None:
             references.append(scan.reference)
             reference_name = "the file's own fully sampled reconstruction (root sum of squares)"
@@ -171,7 +166,7 @@ def _stream(
             f"The reference {reference.shape} and the picture {image.pixels.shape} differ in size: not scored."
         ] = None
         reference = reference_name = None
-    return _Volume(image, reference, reference_name, tuple(warnings), digest, acceleration)
+    return _Volume(image, reference, reference_name, tuple(warnings), acceleration)
 
 
 def _targets(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
@@ -206,11 +201,6 @@ def _slice_range(config: ReconstructionConfig, n_slices: int) -> tuple[int, int]
     return first, last
 
 
-def _finite(values: tuple[float, ...]) -> list[float | None]:
-    """NaN has no place in JSON."""
-    return [None if math.isnan(value) else value for value in values]
-
-
 def _summary(
     path: Path,
     config: ReconstructionConfig,
@@ -227,7 +217,7 @@ def _summary(
         "weights_digest": made.weights_digest,
         "parameters": made.parameters,
         "input": path.name,
-        "input_digest": volume.input_digest,
+        "input_digest": made.input_digest,
         "slices": list(slices),
         "shape": list(volume.image.pixels.shape),
         "scale": list(made.scale),
@@ -237,7 +227,7 @@ def _summary(
         "seconds_per_slice": list(volume.image.diagnostics.seconds),
         "effective_acceleration": volume.acceleration,
         "status": list(volume.image.diagnostics.status),
-        "data_residual": _finite(quality.data_residual),
+        "data_residual": list(quality.data_residual),
         "warnings": list(quality.warnings),
         "verdict": None,
         "advice": [quality.verdict],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import json
-import math
 import os
 import sys
 import traceback
@@ -140,17 +139,9 @@ def put(line: str) -> None:
 
 def put_json(value: Any, indent: int | None = None) -> None:
     """Put a value on stdout as JSON; a number that is not finite becomes null."""
-    put(json.dumps(_finite(value), indent=indent, allow_nan=False, default=str))
+    from mri_unroll.io.sidecar import finite
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    put(json.dumps(finite(value), indent=indent, allow_nan=False, default=str))
 
 
 def put_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:

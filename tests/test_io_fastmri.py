@@ -193,6 +193,16 @@ def test_single_zeros_are_values_many_are_a_pattern(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(write_fastmri(tmp_path / "b.h5", kspace)).mask, pattern)
 
 
+def test_an_empty_slice_is_told_not_refused(tmp_path: Path) -> None:
+    kspace = random_kspace()
+    kspace[1] = 0
+    path = write_fastmri(tmp_path / "a.h5", kspace=kspace)
+    for slices in (None, slice(1, 2)):
+        scan = read_scan(path, slices)
+        assert "Slice 1 holds only zeros; its picture is zero." in scan.source.warnings
+        assert scan.mask.all()
+
+
 def test_one_sided_zeros_are_partial_fourier(tmp_path: Path) -> None:
     kspace = random_kspace()
     kspace[..., 8:] = 0
@@ -239,11 +249,12 @@ def test_only_the_asked_slices_are_read_from_disk(tmp_path: Path, monkeypatch: p
 def test_digest_is_computed_once_and_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_fastmri(tmp_path / "a.h5")
     calls = []
-    hashing = content.hashlib.file_digest
-    monkeypatch.setattr(content.hashlib, "file_digest", lambda *args: calls.append(1) or hashing(*args))
+    hashing = content.hashlib.sha256
+    monkeypatch.setattr(content.hashlib, "sha256", lambda *args: calls.append(1) or hashing(*args))
     first = read_scan(path, slices=slice(0, 1)).source.digest
     assert read_scan(path, slices=slice(1, 2)).source.digest == first
     assert len(calls) == 1
+    assert first == f"sha256:{hashing(path.read_bytes()).hexdigest()}"
     write_fastmri(path, random_kspace((4, 2, 13, 11)))
     assert read_scan(path).source.digest != first
 

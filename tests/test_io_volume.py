@@ -34,7 +34,9 @@ def make_image(geometry: Geometry | None = None, shape: tuple[int, int, int] = S
         pixels=pixels,
         geometry=geometry or Geometry(recon_shape=shape[1:]),
         diagnostics=Diagnostics((0.1,) * n_slices, ("done",) * n_slices, (1,) * n_slices, (0.5,) * n_slices),
-        provenance=Provenance("unrolled", "0.1.0", "cpu", "sigpy/numpy", {"input_digest": "sha256:in"}, "sha256:w"),
+        provenance=Provenance(
+            "unrolled", "0.1.0", "cpu", "sigpy/numpy", {}, input_digest="sha256:in", weights_digest="sha256:w"
+        ),
     )
 
 

@@ -73,7 +73,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
         mask = mask if mask.ndim == 2 else mask[first:last]
     else:
         mask = inferred_mask(kspace)
-    clear_unmeasured(kspace, mask, first, path.name)
+    empty = clear_unmeasured(kspace, mask, first, int(stored.shape[0]), path.name)
     reference = _reference(arrays, stored.shape, path.name)
     recon_shape = matrix if reference is None else (int(reference.shape[1]), int(reference.shape[2]))
     return Scan(
@@ -86,7 +86,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
             n_slices=int(stored.shape[0]),
             slices=(first, last),
             notes={"layout": layout or ""},
-            warnings=(_WARNING,),
+            warnings=(_WARNING, *empty),
         ),
         reference=None if reference is None else reference[first:last],
     )

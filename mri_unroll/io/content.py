@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import stat
 import struct
-import threading
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 from mri_unroll.errors import CorruptScan, InputError, UnknownFormat, UnsupportedScan
@@ -17,10 +17,10 @@ MAX_BYTES = 64 * 2**30  # the largest array, once unpacked, that any reader agre
 BOMB_BYTES = 256 * 2**20  # below this an array may be packed as tightly as it likes: it does no harm
 BOMB_RATIO = 1000  # unpacked bytes for each stored byte; raw k-space is noise and hardly packs at all
 MAX_COILS = 256
+MAX_HEAPS = 10_000
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_digests: dict[tuple[str, int, int], str] = {}
-_digests_lock = threading.Lock()
+_HEAP_MARK = b"GCOL\x01\x00\x00\x00"
 
 
 def plain_file(path: str | Path) -> Path:
@@ -114,22 +114,37 @@ def _is_nifti(head: bytes) -> bool:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes as ``"sha256:..."``, read in pieces.
+    """SHA-256 of a file's bytes as ``"sha256:..."``."""
+    return _read_through(*_identity(path))[0]
 
-    Kept for this process by path, size and time of change, because a volume that is streamed slice by slice asks often.
-    """
+
+def places_of_heaps(path: Path) -> tuple[int, ...]:
+    """Where in a file the mark of an HDF5 global heap stands; found while computing `digest`."""
+    return _read_through(*_identity(path))[1]
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
     status = path.stat()
-    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    with _digests_lock:
-        if key in _digests:
-            return _digests[key]
-    with path.open("rb") as file:
-        value = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    with _digests_lock:
-        if len(_digests) >= 1024:
-            _digests.clear()
-        _digests[key] = value
-    return value
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)  # a volume that is streamed slice by slice asks often
+def _read_through(path: str, size: int, changed: int) -> tuple[str, tuple[int, ...]]:
+    """Read a file once, in pieces. ``size`` and the time it was ``changed`` tell a new content from an old one."""
+    hashing = hashlib.sha256()
+    places: list[int] = []
+    tail, start = b"", 0
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            hashing.update(block)
+            searched = tail + block  # a mark may lie across two pieces
+            found = searched.find(_HEAP_MARK)
+            while found >= 0 and len(places) <= MAX_HEAPS:
+                places.append(start + found)
+                found = searched.find(_HEAP_MARK, found + 1)
+            tail = searched[1 - len(_HEAP_MARK) :]
+            start += len(searched) - len(tail)
+    return f"sha256:{hashing.hexdigest()}", tuple(places)
 
 
 def slice_range(slices: slice | None, n_slices: int, name: str) -> tuple[int, int]:

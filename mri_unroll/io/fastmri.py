@@ -52,7 +52,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
     """
     _refuse_layout(path, layout)
     with open_checked(path) as file:
-        contents = read_contents(file, path.name)
+        contents = read_contents(file, path)
         first, last = slice_range(slices, contents.shape[0], path.name)
         kspace = _read_kspace(file["kspace"], contents.shape, first, last, path.name)
         reference = None
@@ -63,7 +63,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
                     f"{path.name}: `{contents.reference}` holds NaN or infinite values.", "Export the file again."
                 )
     mask, left_out = _mask(contents, kspace)
-    clear_unmeasured(kspace, mask, first, path.name)
+    empty = clear_unmeasured(kspace, mask, first, contents.shape[0], path.name)
     return Scan(
         kspace=kspace,
         mask=mask,
@@ -74,7 +74,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
             n_slices=contents.shape[0],
             slices=(first, last),
             notes=contents.notes,
-            warnings=(*contents.warnings, *left_out),
+            warnings=(*contents.warnings, *left_out, *empty),
         ),
         reference=reference,
         patient=contents.patient,
@@ -91,7 +91,7 @@ def describe(path: Path, layout: str | None = None) -> dict[str, Any]:
     """
     _refuse_layout(path, layout)
     with open_checked(path) as file:
-        contents = read_contents(file, path.name)
+        contents = read_contents(file, path)
         mask = contents.mask
         if mask is None:
             middle = contents.shape[0] // 2

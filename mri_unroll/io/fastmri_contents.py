@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mri_unroll.errors import CorruptScan, UnsupportedScan
 from mri_unroll.io.hdf5 import attribute, dataset, text
 from mri_unroll.io.header import MAX_HEADER_BYTES, AcquisitionHeader, parse_header, printable
+from mri_unroll.io.heap import check_heaps
 from mri_unroll.io.measured import check_coils, check_complex, stated_mask
 from mri_unroll.scan import Geometry, PatientTags
 
@@ -42,21 +44,23 @@ class FastmriContents:
         return (0, self.shape[3]) if self.header is None else self.header.measured_columns(self.shape[3])
 
 
-def read_contents(file: h5py.File, title: str) -> FastmriContents:
+def read_contents(file: h5py.File, path: Path) -> FastmriContents:
     """Read and check all but k-space and the reference's pixels.
 
     Parameters
     ----------
     file
         An open file that `mri_unroll.io.hdf5.open_checked` let through.
-    title
-        Its name, for messages.
+    path
+        The same file.
 
     Raises
     ------
     CorruptScan, UnsupportedScan
         Each with the one thing that is wrong.
     """
+    title = path.name
+    check_heaps(path)
     kspace = dataset(file, "kspace", title)
     if kspace is None or kspace.ndim not in (3, 4):
         shape = None if kspace is None else kspace.shape

@@ -88,7 +88,11 @@ def kind_of(path: Path) -> str:
 
 
 def attribute(file: h5py.File, name: str) -> object:
-    """Value of a small attribute of the file, None where it is absent, large or not a plain value."""
+    """Value of a small attribute of the file, None where it is absent, large or not a plain value.
+
+    For text of any length HDF5 clears as much memory as the stored length claims, up to 4 GiB, and h5py cannot see
+    that length beforehand. Only a process with a memory limit holds that off.
+    """
     if name not in file.attrs:
         return None
     low = file.attrs.get_id(name)
@@ -136,7 +140,7 @@ def text(file: h5py.File, name: str, max_bytes: int, title: str) -> bytes | None
         return None
     one = found.size == 1 and h5py.check_string_dtype(found.dtype) is not None
     if one and found.dtype.kind == "O":
-        # HDF5 clears as much memory as the stored length asks for, up to 4 GiB, before it looks whether the text is there
+        # HDF5 clears as much memory as the stored length asks for, up to 4 GiB, before it looks for the text
         place = found.id.get_offset()
         with open(file.filename, "rb") as raw:
             raw.seek(place or 0)

@@ -113,7 +113,8 @@ def inferred_mask(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
 
     Whole columns (phase encoding lines) are looked at first. Single zeros within the other columns count only when they
     are more than `ZERO_SHARE` of them: then the sampling is two-dimensional, else they are values that happened to be
-    zero. Each slice is judged by itself, so that reading a file in parts gives the same mask as reading it at once.
+    zero. Each slice is judged by itself, so that reading a file in parts gives the same mask as reading it at once. A
+    slice of zeros alone counts as measured.
 
     Parameters
     ----------
@@ -133,29 +134,45 @@ def _nonzero(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
     for coil in kspace:
         samples |= coil != 0
     columns = samples.any(axis=0)
+    if not columns.any():  # an empty slice says nothing of how it was sampled
+        return np.ones_like(samples)
     inside = samples[:, columns]
-    if inside.size and 1 - inside.mean() > ZERO_SHARE:
+    if 1 - inside.mean() > ZERO_SHARE:
         return samples
     return np.ascontiguousarray(np.broadcast_to(columns, samples.shape))
 
 
-def clear_unmeasured(kspace: NDArray[np.complex64], mask: NDArray[np.bool_], first: int, title: str) -> None:
-    """Set what was not measured to +0, in place, and refuse slices that hold nothing.
+def clear_unmeasured(
+    kspace: NDArray[np.complex64], mask: NDArray[np.bool_], first: int, n_slices: int, title: str
+) -> list[str]:
+    """Set what was not measured to +0, in place, and tell of slices that hold nothing.
+
+    Parameters
+    ----------
+    kspace, mask
+        The slices read, and where they were measured.
+    first, n_slices
+        The first slice's number in the file, and how many the file has.
+
+    Returns
+    -------
+        A sentence for each slice that holds only zeros.
 
     Raises
     ------
     CorruptScan
-        If all measured samples of a slice are zero.
+        If the whole file holds only zeros.
     """
+    empty = []
     for index, volume in enumerate(kspace):
         here = mask if mask.ndim == 2 else mask[index]
         if not here.all():
             volume[:, ~here] = 0
         if not volume.any():
-            raise CorruptScan(
-                f"{title}: slice {first + index} holds only zeros where it was measured.",
-                "Leave the slice out with `--slices`, or export the raw data again.",
-            )
+            empty.append(first + index)
+    if len(empty) == n_slices:
+        raise CorruptScan(f"{title}: k-space holds only zeros where it was measured.", "Export the raw data again.")
+    return [f"Slice {index} holds only zeros; its picture is zero." for index in empty]
 
 
 def describe_sampling(mask: NDArray[np.bool_], padding: tuple[int, int] | None, n_acs: int | None) -> dict[str, Any]:

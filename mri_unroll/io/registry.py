@@ -9,7 +9,7 @@ from typing import Any
 
 from mri_unroll.errors import InputError, UnsupportedScan
 from mri_unroll.image import Image
-from mri_unroll.io.content import plain_file, recognise
+from mri_unroll.io.content import digest, plain_file, recognise
 from mri_unroll.scan import Scan
 
 _READERS = {  # each module has read(path, slices, layout) and describe(path, layout)
@@ -60,10 +60,10 @@ def describe(path: str | Path, layout: str | None = None) -> dict[str, Any]:
 
     Returns
     -------
-        Values fit for JSON, the same keys for every format, nothing that names a person: ``file, file_bytes, format,
-        dtype, n_slices, n_coils, matrix, recon_shape, sampling, effective_acceleration, n_acs_lines, padding_columns,
-        readout_oversampling, field_of_view_mm, encoded_field_of_view_mm, orientation, contrast, reference,
-        reference_shape, missing, warnings``.
+        Values fit for JSON, the same keys for every format, nothing that names a person: ``file, file_bytes, digest,
+        format, dtype, n_slices, n_coils, matrix, recon_shape, sampling, effective_acceleration, n_acs_lines,
+        padding_columns, readout_oversampling, field_of_view_mm, encoded_field_of_view_mm, orientation, contrast,
+        reference, reference_shape, missing, warnings``.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def describe(path: str | Path, layout: str | None = None) -> dict[str, Any]:
     """
     path = plain_file(path)
     found: dict[str, Any] = _reader(path).describe(path, layout)
-    return {"file": path.name, "file_bytes": path.stat().st_size, **found}
+    return {"file": path.name, "file_bytes": path.stat().st_size, "digest": digest(path), **found}
 
 
 def write_image(image: Image, path: str | Path, format: str | None = None, overwrite: bool = False) -> None:

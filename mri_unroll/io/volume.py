@@ -117,7 +117,7 @@ def _origin(image: Image) -> dict[str, str]:
         "method": provenance.method,
         "version": provenance.version,
         "weights_digest": provenance.weights_digest,
-        "input_digest": provenance.parameters.get("input_digest"),
+        "input_digest": provenance.input_digest,
     }
     return {name: str(value) for name, value in known.items() if value is not None}
 

@@ -68,9 +68,9 @@ class SlicewiseReconstructor:
         """
 
         def reconstruct_slice(kspace: Tensor, mask: Tensor) -> SliceResult:
+            if not bool((kspace * mask != 0).any()):
+                return SliceResult(torch.zeros(kspace.shape[-2:]), EMPTY, 0, math.nan, 1.0, ())
             problem = calibrate_slice(kspace, mask)
-            if not bool((problem.kspace != 0).any()):
-                return SliceResult(torch.zeros(kspace.shape[-2:]), EMPTY, 0, math.nan, problem.scale, problem.warnings)
             solution = self.solve(problem)
             return SliceResult(
                 picture=solution.value[0].abs() * problem.scale,
@@ -141,6 +141,7 @@ def run_slices(
             device=str(device),
             fft_engine=engine_name(device),
             parameters=dict(parameters),
+            input_digest=scan.source.digest,
             weights_digest=weights_digest,
             scale=tuple(result.scale for result in results),
         ),

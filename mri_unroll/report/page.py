@@ -85,7 +85,7 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "phase_bar": colour_bar(hues()),
         "chart": figures.residuals(residual, content.shown),
         "rows": [(content.first_slice + index, *row) for index, row in enumerate(per_slice)],
-        "header": described({k: v for k, v in content.found.items() if k not in ("file", "warnings")}),
+        "header": described({k: v for k, v in content.found.items() if k not in ("file", "digest", "warnings")}),
         "parameters": described(image.provenance.parameters, plain_names=False),
         "scale": span(image.provenance.scale),
     }

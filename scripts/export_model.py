@@ -1,0 +1,39 @@
+"""Put trained weights into the package: model card inside, digest beside.
+
+    python scripts/export_model.py runs/unrolled/model.safetensors --card scripts/unrolled_card.toml
+
+The card's text comes from the TOML file; what the training run recorded (settings, steps done, validation) is kept
+under ``run``. Rewrites ``mri_unroll/weights/NAME.safetensors`` and ``mri_unroll/weights/DIGESTS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+
+from mri_unroll.nets import model
+from mri_unroll.recon.reconstructor import weights_folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trained", type=Path, help="model.safetensors of a training run")
+    parser.add_argument("--card", type=Path, required=True, help="TOML file with the text of the model card")
+    parser.add_argument("--name", default="unrolled", help="name that users give to --method")
+    arguments = parser.parse_args()
+    network, config, run = model.load(arguments.trained)
+    card = tomllib.loads(arguments.card.read_text(encoding="utf-8")) | {"run": run}
+    folder = weights_folder()
+    path = folder / f"{arguments.name}.safetensors"
+    model.save(network, config, card, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone; a service runs as another user
+    lines = [
+        f"{model.digest(path).removeprefix('sha256:')}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))
+    ]
+    (folder / "DIGESTS").write_text("".join(lines), encoding="utf-8")
+    print("".join(lines), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -383,13 +383,23 @@ def test_data_on_stdout_all_else_on_stderr(scan: Path, tmp_path: Path) -> None:
 def test_interrupted_runs_leave_nothing(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "long.h5", shape=(40, 3, 40, 31))
     arguments = ["recon", scan, "-o", tmp_path / "out", "--method", "l1-wavelet", "--iterations", "3000", "--json"]
-    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "progress":
-            break
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a test run that a shell put in the background ignores interrupts, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "progress":
+                break
+        process.send_signal(signal.SIGINT)
+        try:
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, stderr
     assert json.loads(stdout.splitlines()[-1])["kind"] == "KeyboardInterrupt"
     assert stderr.splitlines()[-1] == "error: Interrupted."

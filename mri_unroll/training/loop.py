@@ -194,14 +194,15 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
                 )
                 recent = []
                 _checkpoint(out / "checkpoint.pt", step + 1, parts, config)
-                card = {
-                    "training": asdict(config) | {"data": "", "out": ""},
-                    "steps_done": step + 1,
-                    "validation_db": result,
-                }
+                card = {"training": _settings(config), "steps_done": step + 1, "validation_db": result}
                 save(smooth, config.model, card, out / "model.safetensors")
     report(f"weights {digest(out / 'model.safetensors')}")
     return out / "model.safetensors"
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """What made the weights, without the folders of the machine that did."""
+    return {name: value for name, value in asdict(config).items() if name not in ("data", "out")}
 
 
 def _resume(path: Path, parts: dict[str, Any], config: TrainingConfig) -> int:

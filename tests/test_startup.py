@@ -12,11 +12,10 @@ import pytest
 
 import mri_unroll
 
-PACKAGE = Path(mri_unroll.__file__).parent
 HEAVY = ("torch", "sigpy", "numba", "pydicom")
 ARRAYS = ("numpy", "scipy", "h5py", "matplotlib", "skimage", "nibabel")
 SECONDS = 0.5
-ATTEMPTS = 3  # the best counts: what else the machine does is not ours
+ATTEMPTS = 5  # the best counts: what else the machine does is not ours
 
 LOADED_BY_HELP = """
 import json, sys
@@ -36,11 +35,6 @@ def _loaded(code: str) -> set[str]:
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
-def _needs(path: str) -> None:
-    if not (PACKAGE / path).exists():
-        pytest.skip(f"mri_unroll/{path} does not exist yet")
-
-
 def test_import_loads_nothing_heavy() -> None:
     loaded = _loaded("import json, sys, mri_unroll; print(json.dumps(sorted(sys.modules)), file=sys.stderr)")
     assert "mri_unroll" in loaded
@@ -48,14 +42,12 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    _needs("cli.py")
     loaded = _loaded(LOADED_BY_HELP)
     assert "mri_unroll.cli" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_help_is_there_at_once() -> None:
-    _needs("cli.py")
     command = Path(sys.executable).with_name("mri-unroll")
     if not command.exists():
         pytest.skip("the command mri-unroll is not installed beside this Python")
@@ -77,20 +69,10 @@ def test_public_names_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("read_scan", "io/registry.py"),
-        ("write_image", "io/registry.py"),
-        ("make_reconstructor", "recon/reconstructor.py"),
-        ("metrics", "metrics.py"),
-        ("physics", "physics/__init__.py"),
-        ("solvers", "solvers/__init__.py"),
-        ("nets", "nets/__init__.py"),
-    ],
+    "name", ["read_scan", "write_image", "make_reconstructor", "metrics", "physics", "solvers", "nets"]
 )
-def test_public_names_are_handed_on(name: str, path: str) -> None:
-    _needs(path)
-    assert getattr(mri_unroll, name) is getattr(mri_unroll, name)
+def test_public_names_are_handed_on(name: str) -> None:
+    assert getattr(mri_unroll, name).__name__.endswith(name)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -75,10 +75,10 @@ def l1_wavelet(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -
 
     def prox(image: Tensor) -> Tensor:
         shift = tuple(int(random.integers(8)) for _ in shape)
-        moved = to_array(torch.roll(image[0], shift, (-2, -1)))
+        moved = to_array(torch.roll(image[0], shift, (-2, -1)).cpu())  # the transform runs on the CPU in any case
         coefficients = to_tensor(sigpy.fwt(moved, wave_name=WAVELET))
         kept = to_array(soft_threshold(coefficients, reg_weight))
-        back = to_tensor(sigpy.iwt(kept, shape, bands, wave_name=WAVELET)).to(image.dtype)
+        back = to_tensor(sigpy.iwt(kept, shape, bands, wave_name=WAVELET)).to(image)
         return torch.roll(back, tuple(-s for s in shift), (-2, -1))[None]
 
     adjoint_kspace = problem.op.adjoint(problem.kspace)

@@ -1,0 +1,1 @@
+"""From a calibrated scan to pictures: classical and learned methods behind one contract."""

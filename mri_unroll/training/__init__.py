@@ -1,0 +1,1 @@
+"""Training on simulated acquisitions: images, a random scanner, losses, a resumable loop."""

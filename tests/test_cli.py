@@ -325,7 +325,8 @@ def test_debug_shows_the_traceback(scan: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_an_absent_gpu_is_exit_code_75(scan: Path, tmp_path: Path) -> None:
+def test_an_absent_gpu_is_exit_code_75(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(run("recon", scan, "-o", tmp_path / "out", "--method", "tv", "--device", "cuda"), 75, "GPU", "--device cpu")
 
 

@@ -199,16 +199,6 @@ def test_nothing_outside_is_read(
         assert path.stat().st_atime == 1
 
 
-def test_access_times_would_tell(tmp_path: Path) -> None:
-    """The canary only sings where the file system keeps access times; where it does not, content is the check."""
-    path = tmp_path / "file"
-    path.write_bytes(b"x")
-    os.utime(path, (1, 1))
-    path.read_bytes()
-    if path.stat().st_atime == 1:
-        pytest.skip("this file system keeps no access times")
-
-
 def test_plugin_folder_is_not_searched(tmp_path: Path) -> None:
     path = write_fastmri(tmp_path / "a.h5")
     code = (

@@ -101,7 +101,7 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def refused(result: Result, code: int, *words: str) -> None:
+def check_refused(result: Result, code: int, *words: str) -> None:
     """Hold a failure to the rules: its code, one sentence on stderr, nothing on stdout, no traceback."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -192,7 +192,7 @@ def test_nothing_is_overwritten_unless_asked(scan: Path, tmp_path: Path) -> None
     for suffix in (".h5", ".html", ".png", ".json"):  # any of the four is enough
         mine = out / f"knee{suffix}"
         mine.write_text("mine")
-        refused(run("recon", scan, "-o", out, "--method", "zero-filled"), 2, "exists already", "--overwrite")
+        check_refused(run("recon", scan, "-o", out, "--method", "zero-filled"), 2, "exists already", "--overwrite")
         assert [path.read_text() for path in out.iterdir()] == ["mine"]
         mine.unlink()
     (out / "knee.h5").write_text("mine")
@@ -202,7 +202,9 @@ def test_nothing_is_overwritten_unless_asked(scan: Path, tmp_path: Path) -> None
 
 def test_the_input_is_never_the_output(scan: Path) -> None:
     before = scan.read_bytes()
-    refused(run("recon", scan, "-o", scan.parent, "--method", "zero-filled", "--overwrite"), 2, "input file itself")
+    check_refused(
+        run("recon", scan, "-o", scan.parent, "--method", "zero-filled", "--overwrite"), 2, "input file itself"
+    )
     assert scan.read_bytes() == before
 
 
@@ -214,7 +216,7 @@ def test_a_failure_while_writing_leaves_no_half_file(
 
     monkeypatch.setattr(os, "fsync", full)
     out = tmp_path / "out"
-    refused(run("recon", scan, "-o", out, "--method", "zero-filled"), 75, "No space left", "Free some space")
+    check_refused(run("recon", scan, "-o", out, "--method", "zero-filled"), 75, "No space left", "Free some space")
     assert list(out.iterdir()) == []
 
 
@@ -226,14 +228,14 @@ def test_bad_input_is_one_sentence_and_exit_code_2(scan: Path, tmp_path: Path) -
     (tmp_path / "empty.h5").touch()
     (tmp_path / "cut.h5").write_bytes(scan.read_bytes()[:5000])
     plain = ["-o", tmp_path / "out", "--method", "zero-filled"]
-    refused(run("recon", tmp_path / "missing.h5", *plain), 2, "no file", "missing.h5")
-    refused(run("recon", tmp_path / "text.h5", *plain), 2, "text.h5")
-    refused(run("recon", tmp_path / "empty.h5", *plain), 2, "empty.h5")
-    refused(run("recon", tmp_path / "cut.h5", *plain), 2, "cut.h5")
-    refused(run("recon", tmp_path, *plain), 2, "folder", "one file", "DICOM", "not implemented")
-    refused(run("recon", scan, *plain, "--slices", "1:9"), 2, "0:3", "1:9")
-    refused(run("recon", scan, "-o", scan / "below", "--method", "zero-filled"), 2, "is a file")
-    refused(run("inspect", tmp_path / "text.h5"), 2, "text.h5")
+    check_refused(run("recon", tmp_path / "missing.h5", *plain), 2, "no file", "missing.h5")
+    check_refused(run("recon", tmp_path / "text.h5", *plain), 2, "text.h5")
+    check_refused(run("recon", tmp_path / "empty.h5", *plain), 2, "empty.h5")
+    check_refused(run("recon", tmp_path / "cut.h5", *plain), 2, "cut.h5")
+    check_refused(run("recon", tmp_path, *plain), 2, "folder", "one file", "DICOM", "not implemented")
+    check_refused(run("recon", scan, *plain, "--slices", "1:9"), 2, "0:3", "1:9")
+    check_refused(run("recon", scan, "-o", scan / "below", "--method", "zero-filled"), 2, "is a file")
+    check_refused(run("inspect", tmp_path / "text.h5"), 2, "text.h5")
     assert not (tmp_path / "out").exists()
 
 
@@ -241,26 +243,26 @@ def test_settings_that_cannot_be_are_exit_code_2(scan: Path, tmp_path: Path) -> 
     def recon(*options: Any) -> Result:
         return run("recon", scan, "-o", tmp_path / "out", *options)
 
-    refused(recon("--method", "l1wavelet"), 2, "l1-wavelet")
-    refused(recon("--method", tmp_path / "none.safetensors"), 2, "none.safetensors")
-    refused(recon("--method", "tv", "--slices", "2"), 2, "A:B", "0:3")
-    refused(recon("--method", "tv", "--slices", "2:1"), 2, "slices")
-    refused(recon("--method", "tv", "--reg-weight", -1), 2, "reg_weight")
-    refused(recon("--method", "zero-filled", "--iterations", 5), 2, "zero-filled", "iterations")
-    refused(recon("--method", "zero-filled", "--accelerate", 0.5), 2, "accelerate")
+    check_refused(recon("--method", "l1wavelet"), 2, "l1-wavelet")
+    check_refused(recon("--method", tmp_path / "none.safetensors"), 2, "none.safetensors")
+    check_refused(recon("--method", "tv", "--slices", "2"), 2, "A:B", "0:3")
+    check_refused(recon("--method", "tv", "--slices", "2:1"), 2, "slices")
+    check_refused(recon("--method", "tv", "--reg-weight", -1), 2, "reg_weight")
+    check_refused(recon("--method", "zero-filled", "--iterations", 5), 2, "zero-filled", "iterations")
+    check_refused(recon("--method", "zero-filled", "--accelerate", 0.5), 2, "accelerate")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_undersampled_file_is_not_undersampled_again(tmp_path: Path) -> None:
     path = write_scan(tmp_path / "under.h5", keep_every=2)
     plain = ["-o", tmp_path / "out", "--method", "zero-filled"]
-    refused(run("recon", path, *plain, "--accelerate", 4), 2, "fully sampled", "--accelerate")
+    check_refused(run("recon", path, *plain, "--accelerate", 4), 2, "fully sampled", "--accelerate")
     assert run("recon", path, *plain).exit_code == 0
 
 
 @pytest.mark.parametrize("option", [("--mask", "random"), ("--center-fraction", "0.1"), ("--seed", "0")])
 def test_mask_options_need_accelerate(scan: Path, tmp_path: Path, option: tuple[str, str]) -> None:
-    refused(run("recon", scan, "-o", tmp_path / "out", *option), 2, option[0], "--accelerate")
+    check_refused(run("recon", scan, "-o", tmp_path / "out", *option), 2, option[0], "--accelerate")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr("mri_unroll.pipeline.reconstruct_file", fail)
-    refused(run("recon", scan, "-o", tmp_path / "out"), code, *words)
+    check_refused(run("recon", scan, "-o", tmp_path / "out"), code, *words)
 
 
 def test_debug_shows_the_traceback(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,11 +329,13 @@ def test_debug_shows_the_traceback(scan: Path, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_exit_code_75(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    refused(run("recon", scan, "-o", tmp_path / "out", "--method", "tv", "--device", "cuda"), 75, "GPU", "--device cpu")
+    check_refused(
+        run("recon", scan, "-o", tmp_path / "out", "--method", "tv", "--device", "cuda"), 75, "GPU", "--device cpu"
+    )
 
 
 def test_names_of_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
-    refused(run("recon", tmp_path / "a\x1b[2Jb.h5", "-o", tmp_path / "out"), 2, r"a\x1b[2Jb.h5")
+    check_refused(run("recon", tmp_path / "a\x1b[2Jb.h5", "-o", tmp_path / "out"), 2, r"a\x1b[2Jb.h5")
 
 
 # --json
@@ -542,7 +546,7 @@ def test_models_list_and_show(weights: Path) -> None:
     assert (
         json.loads(run("models", "show", weights / "unrolled.safetensors", "--json").stdout)["card"]["data"] == "none"
     )
-    refused(run("models", "show", "unroled"), 2, "unroled", "Shipped: unrolled")
+    check_refused(run("models", "show", "unroled"), 2, "unroled", "Shipped: unrolled")
 
 
 def test_models_verify(weights: Path) -> None:
@@ -551,7 +555,7 @@ def test_models_verify(weights: Path) -> None:
         result = run("models", "verify", *arguments)
         assert result.exit_code == 0, result.stderr
         assert model.digest(path) in result.stdout
-    refused(run("models", "verify", path.parent / "other.safetensors"), 2, "other")
+    check_refused(run("models", "verify", path.parent / "other.safetensors"), 2, "other")
 
 
 def test_changed_weights_are_found(weights: Path) -> None:
@@ -559,7 +563,7 @@ def test_changed_weights_are_found(weights: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    refused(run("models", "verify"), 2, "not those that shipped")
+    check_refused(run("models", "verify"), 2, "not those that shipped")
     findings = doctor.examine()
     assert not findings["ok"]
     assert "not those that shipped" in findings["problems"][0]
@@ -567,9 +571,9 @@ def test_changed_weights_are_found(weights: Path) -> None:
 
 def test_weights_without_a_digest_are_not_verified(weights: Path) -> None:
     (weights / checkpoints.DIGESTS).unlink()
-    refused(run("models", "verify"), 2, "digest")
+    check_refused(run("models", "verify"), 2, "digest")
     (weights / checkpoints.DIGESTS).write_text("nonsense\n")
-    refused(run("models", "verify"), 2, "DIGESTS")
+    check_refused(run("models", "verify"), 2, "DIGESTS")
     assert run("doctor").exit_code == 75
 
 
@@ -581,17 +585,17 @@ def test_weights_that_give_nan_are_found(weights: Path) -> None:
             parameter.fill_(6e4)  # finite in half precision, and too large to work with
     model.save(network, SMALL, {}, path)
     (weights / checkpoints.DIGESTS).write_text(f"{model.digest(path).removeprefix('sha256:')}  {path.name}\n")
-    refused(run("models", "verify"), 2, "not finite")
+    check_refused(run("models", "verify"), 2, "not finite")
 
 
 def test_missing_weights_are_told(weights: Path, scan: Path, tmp_path: Path) -> None:
     (weights / "unrolled.safetensors").unlink()
-    refused(run("models", "verify"), 2, "missing")
-    refused(run("recon", scan, "-o", tmp_path / "out"), 2, "weights of 'unrolled' are missing")
+    check_refused(run("models", "verify"), 2, "missing")
+    check_refused(run("recon", scan, "-o", tmp_path / "out"), 2, "weights of 'unrolled' are missing")
     result = run("doctor")
     assert result.exit_code == 75
     assert "missing" in result.stderr
-    refused(run("demo", "-o", tmp_path / "demo"), 2, "missing")
+    check_refused(run("demo", "-o", tmp_path / "demo"), 2, "missing")
     assert not (tmp_path / "demo").exists()
 
 
@@ -642,15 +646,15 @@ def test_demo_has_a_folder_and_a_line_for_each_method(
         assert line[-1] == str(report)
         assert report.is_file()
     (out / "thesis.txt").touch()
-    refused(run("demo", "-o", out), 2, "thesis.txt")
+    check_refused(run("demo", "-o", out), 2, "thesis.txt")
 
 
 def test_demo_does_not_touch_foreign_folders(weights: Path, tmp_path: Path) -> None:
     stranger = tmp_path / "demo" / "unrolled" / "data.h5"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
-    refused(run("demo", "-o", tmp_path / "demo"), 2, "data.h5")
-    refused(run("demo", "-o", stranger), 2, "not a folder")
+    check_refused(run("demo", "-o", tmp_path / "demo"), 2, "data.h5")
+    check_refused(run("demo", "-o", stranger), 2, "not a folder")
 
 
 def test_cores_are_counted_within_what_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

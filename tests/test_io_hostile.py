@@ -25,7 +25,7 @@ CANARY = 7777.0  # the value in the files that must never be read
 LAYOUT = "slice,coil,ky,kx"
 
 
-def refused(path: Path, kind: type[MriUnrollError], words: str, layout: str | None = None) -> None:
+def check_refused(path: Path, kind: type[MriUnrollError], words: str, layout: str | None = None) -> None:
     """Reading and describing both refuse with the same kind of error, one sentence that says ``words``."""
     with pytest.raises(kind, match=words) as caught:
         read_scan(path, layout=layout)
@@ -99,7 +99,7 @@ def _zip(path: Path) -> None:
 def test_no_scan(tmp_path: Path, write: Callable[[Path], object], kind: type[MriUnrollError], words: str) -> None:
     path = tmp_path / "scan.h5"
     write(path)
-    refused(path, kind, words, layout=None)
+    check_refused(path, kind, words, layout=None)
 
 
 def test_unknown_format_names_what_is_read(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_unknown_format_names_what_is_read(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(tmp_path, InputError, "folder")
-    refused(tmp_path / "missing.h5", InputError, "no file")
-    refused(tmp_path / ("x" * 300), InputError, "cannot be opened")
-    refused(Path("nul\0byte"), InputError, "cannot be opened")
+    check_refused(tmp_path, InputError, "folder")
+    check_refused(tmp_path / "missing.h5", InputError, "no file")
+    check_refused(tmp_path / ("x" * 300), InputError, "cannot be opened")
+    check_refused(Path("nul\0byte"), InputError, "cannot be opened")
     os.mkfifo(tmp_path / "pipe")  # opening it for reading would wait for ever
-    refused(tmp_path / "pipe", InputError, "plain file")
+    check_refused(tmp_path / "pipe", InputError, "plain file")
     path = write_fastmri(tmp_path / "a.h5")
     path.chmod(0)
     if os.access(path, os.R_OK):  # root reads everything: pretend
@@ -124,7 +124,7 @@ def test_paths_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "open", deny)
-    refused(path, InputError, "may not be read")
+    check_refused(path, InputError, "may not be read")
 
 
 # --- what reaches for other files
@@ -194,7 +194,7 @@ def test_nothing_outside_is_read(
         build(file, tmp_path)
     for path in (canary, tmp_path / "canary.raw"):  # a read would show in the time of last access
         os.utime(path, (1, 1))
-    refused(tmp_path / "evil.h5", UnsupportedScan, words)
+    check_refused(tmp_path / "evil.h5", UnsupportedScan, words)
     for path in (canary, tmp_path / "canary.raw"):
         assert path.stat().st_atime == 1
 
@@ -304,7 +304,7 @@ def test_declarations(
 ) -> None:
     with h5py.File(tmp_path / "evil.h5", "w") as file:
         build(file)
-    refused(tmp_path / "evil.h5", kind, words)
+    check_refused(tmp_path / "evil.h5", kind, words)
 
 
 # --- sound files with unusable content
@@ -396,7 +396,7 @@ def test_groups_in_place_of_arrays(tmp_path: Path) -> None:
             if name != "kspace":
                 file["kspace"] = random_kspace()
             file.create_group(name)
-        refused(tmp_path / "scan.h5", CorruptScan, f"`{name}` is not an array")
+        check_refused(tmp_path / "scan.h5", CorruptScan, f"`{name}` is not an array")
 
 
 def test_lying_text_length(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_lying_text_length(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[place : place + 4] = b"\xff\xff\xff\xff"  # 4 GiB, which HDF5 would clear memory for
     path.write_bytes(content)
-    refused(path, CorruptScan, "one piece of text")
+    check_refused(path, CorruptScan, "one piece of text")
 
 
 @pytest.mark.parametrize("size", [16, 24, 0, 2**40])
@@ -418,7 +418,7 @@ def test_broken_store_of_text(tmp_path: Path, size: int) -> None:
     assert content[free : free + 2] == bytes(2)
     content[free + 8 : free + 16] = size.to_bytes(8, "little")
     path.write_bytes(content)
-    refused(path, CorruptScan, "store of text")
+    check_refused(path, CorruptScan, "store of text")
 
 
 def test_strange_attributes_do_no_harm(tmp_path: Path) -> None:

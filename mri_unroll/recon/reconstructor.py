@@ -48,7 +48,7 @@ class ClassicalMethod:
 CLASSICAL: dict[str, ClassicalMethod] = {
     "cg-sense": ClassicalMethod(classical.cg_sense, 0.01, 30),
     "l1-wavelet": ClassicalMethod(classical.l1_wavelet, 0.005, 60),
-    "tv": ClassicalMethod(classical.total_variation, 0.01, 100),
+    "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
 }
 SUMMARIES: dict[str, str] = {
     "zero-filled": "inverse FFT and root sum of squares; what every other method is compared with",

@@ -10,11 +10,8 @@ from torch import Tensor
 from mri_unroll.errors import ConvergenceError
 from mri_unroll.solvers.solution import CONVERGED, FIXED_COUNT, STOPPED_SHORT, Solution
 
-_DIMS = (-2, -1)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a.conj() * b).sum(_DIMS, keepdim=True).real
+def _inner(a: Tensor, b: Tensor, ndim: int) -> Tensor:
+    return (a.conj() * b).sum(tuple(range(-ndim, 0)), keepdim=True).real
 
 
 def cg(
@@ -24,6 +21,7 @@ def cg(
     *,
     n_iterations: int = 30,
     tolerance: float = 0.0,
+    ndim: int = 2,
     strict: bool = False,
 ) -> Solution:
     r"""Solve :math:`N x = b` for Hermitian positive definite :math:`N`, each batch entry with its own step sizes.
@@ -31,15 +29,17 @@ def cg(
     Parameters
     ----------
     normal
-        ``x -> N x`` on ``(*batch, y, x)``.
+        ``x -> N x`` on ``(*batch, [z,] y, x)``.
     right
-        ``b``, shape ``(*batch, y, x)``.
+        ``b``, shape ``(*batch, [z,] y, x)``.
     start
         First guess; zero if None.
     n_iterations
         At most this many.
     tolerance
         Stop when ``||b - N x|| <= tolerance * ||b||`` in every batch entry; 0 runs all iterations.
+    ndim
+        Trailing axes that make up one unknown; those before are the batch.
     strict
         Raise when the tolerance was not reached.
 
@@ -60,8 +60,8 @@ def cg(
     x = torch.zeros_like(right) if start is None else start
     residual = right if start is None else right - normal(x)
     direction = residual
-    size = _inner(residual, residual)
-    scale = _inner(right, right)
+    size = _inner(residual, residual, ndim)
+    scale = _inner(right, right, ndim)
     # Below this the residual is rounding noise. Going on would divide noise by noise, and backpropagation through such
     # a ratio overflows; a batch entry that has arrived stands still instead.
     floor = (4 * torch.finfo(scale.dtype).eps) ** 2 * scale
@@ -71,10 +71,10 @@ def cg(
     for _ in range(n_iterations):
         image = normal(direction)
         moving = size > floor
-        step = torch.where(moving, size / torch.where(moving, _inner(direction, image), one), zero)
+        step = torch.where(moving, size / torch.where(moving, _inner(direction, image, ndim), one), zero)
         x = x + step * direction
         residual = residual - step * image
-        new_size = _inner(residual, residual)
+        new_size = _inner(residual, residual, ndim)
         turn = torch.where(moving, new_size / torch.where(moving, size, one), zero)
         direction = residual + turn * direction
         size = new_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,14 +15,16 @@ from mri_unroll.physics.fourier import (
     centred_fft,
     centred_ifft,
     centring_phases,
+    consume,
     engine_name,
     fft,
+    filter_,
     ifft,
     use_engine,
 )
 
-SHAPES = [(8, 8), (7, 9), (6, 5), (1, 4)]
-ENGINES = ["sigpy/numpy", "torch"]
+SHAPES = [(8, 8), (7, 9), (6, 5), (1, 4), (17, 6)]  # 17: torch has no kernel of its own, scipy takes it
+ENGINES = ["torch+scipy", "torch", "scipy", "sigpy/numpy"]
 
 
 def written_out(x: torch.Tensor) -> torch.Tensor:
@@ -56,23 +60,53 @@ def test_even_phases_are_exact_checkerboards() -> None:
     assert float(pre.imag.abs().max()) < 1e-7
 
 
-@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1), (-3, -1), (-3, -2, -1)])
+@pytest.mark.parametrize("shape", [(3, 8, 10), (2, 7, 17), (2, 3, 5, 6)])
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_engines_agree(axes: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = random_complex((3, 7, 10), dtype, 2)
+def test_engines_agree_with_sigpy(
+    engine: str, axes: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x = random_complex(shape, dtype, 2)
     with use_engine("sigpy/numpy"):
-        ours, back = fft(x, axes), ifft(x, axes)
-    with use_engine("torch"):
-        torch.testing.assert_close(ours, fft(x, axes))
-        torch.testing.assert_close(back, ifft(x, axes))
+        forward, inverse = fft(x, axes), ifft(x, axes)
+    with use_engine(engine):
+        ours = fft(x, axes)
+        torch.testing.assert_close(ours, forward)
+        torch.testing.assert_close(ifft(x, axes), inverse)
+        torch.testing.assert_close(consume(x.clone(), axes), forward)
+        torch.testing.assert_close(consume(x.clone(), axes, inverse=True), inverse)
     assert ours.dtype == dtype
 
 
-def test_derivatives_of_every_order() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("axes", [(), (-1,), (-2, -1)])
+def test_filter_is_transform_multiply_transform_back(engine: str, axes: tuple[int, ...]) -> None:
+    x, response = random_complex((3, 7, 10), torch.complex128, 2), torch.rand(7, 10, dtype=torch.float64)
+    expected = ifft(response * fft(x, axes), axes) if axes else response * x
+    with use_engine(engine):
+        torch.testing.assert_close(filter_(x.clone(), response, axes), expected)
+
+
+def test_a_workspace_under_autograd_is_refused() -> None:
+    with pytest.raises(ConfigError, match="overwritten"):
+        consume(random_complex((4, 4), torch.complex64, 1).requires_grad_(), (-1,))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("transform", [fft, ifft])
+def test_derivatives_of_every_order(engine: str, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
     x = random_complex((3, 4), torch.complex128, 3).requires_grad_()
-    assert engine_name() == "sigpy/numpy"
-    assert torch.autograd.gradcheck(fft, (x,), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda t: ifft(t).abs().square(), (x,))
+    with use_engine(engine):
+        assert torch.autograd.gradcheck(transform, (x,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(lambda t: transform(t).abs().square(), (x,))
+
+
+def test_engine_of_the_cpu_is_named() -> None:
+    assert engine_name("cpu") == "torch+scipy"
+    with use_engine("scipy"):
+        assert engine_name("cpu") == "scipy"
+    assert engine_name("cpu") == "torch+scipy"
 
 
 def test_unknown_engine_is_refused() -> None:

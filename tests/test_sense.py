@@ -9,7 +9,7 @@ import torch
 from support.operators import check_derivatives, check_operator, random_complex
 
 from mri_unroll.errors import ShapeError
-from mri_unroll.physics import SenseOperator
+from mri_unroll.physics import SenseOperator, sense
 
 
 def unit_maps(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -60,6 +60,98 @@ def test_equals_sigpy(shape: tuple[int, int]) -> None:
         (op.adjoint(kspace), reference.H * kspace.numpy()),
     ):
         assert np.linalg.norm(ours.numpy() - theirs) <= 1e-6 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shape", [(4, 6, 8), (3, 5, 7)])
+@pytest.mark.parametrize("varies", ["kx", "kz, kx", "kz, ky", "all", "none"])
+def test_three_dimensions(dtype: torch.dtype, shape: tuple[int, ...], varies: str) -> None:
+    axes = {"none": ()}.get(varies, ("kz", "ky", "kx") if varies == "all" else tuple(varies.split(", ")))
+    size = [n if name in axes else 1 for name, n in zip(("kz", "ky", "kx"), shape, strict=True)]
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.6
+    maps = random_complex((2, 3, *shape), dtype, 0)
+    maps = maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    op = SenseOperator(maps, mask.expand(1, *shape), ndim=3)
+    image, kspace = random_complex((2, *shape), dtype, 1), random_complex((2, 3, *shape), dtype, 2)
+    check_operator(op, image, kspace)
+    reference = sigpy.mri.linop.Sense(maps[1].numpy(), weights=mask.expand(shape).numpy().astype(np.float32))
+    theirs = reference.H * (reference * image[1].numpy())
+    assert np.linalg.norm(op.normal(image)[1].numpy() - theirs) <= 1e-6 * max(np.linalg.norm(theirs), 1.0)
+
+
+@pytest.mark.parametrize("kind", ["lines", "points", "full"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_several_sets_of_maps_add_up(kind: str, dtype: torch.dtype) -> None:
+    shape = (6, 7)
+    maps = random_complex((2, 2, 3, *shape), dtype, 0)  # (batch, set, coil, y, x)
+    maps = maps / torch.linalg.vector_norm(maps, dim=(1, 2), keepdim=True)
+    mask = masks(shape)[kind]
+    op = SenseOperator(maps, mask, soft=True)
+    image, kspace = random_complex((2, 2, *shape), dtype, 1), random_complex((2, 3, *shape), dtype, 2)
+    assert op.forward(image).shape == kspace.shape
+    check_operator(op, image, kspace)
+    parts = sum(SenseOperator(maps[:, i], mask).forward(image[:, i]) for i in range(2))
+    torch.testing.assert_close(op.forward(image), parts)
+
+
+def test_several_sets_have_derivatives() -> None:
+    maps = random_complex((2, 2, 3, 4), torch.complex128, 0) / 4
+    mask = masks((3, 4))["lines"]
+    image, kspace = random_complex((2, 3, 4), torch.complex128, 1), random_complex((2, 3, 4), torch.complex128, 2)
+    check_derivatives(SenseOperator(maps, mask, soft=True), image, kspace)
+    maps = maps.requires_grad_()
+    for function in (
+        lambda m: SenseOperator(m, mask, soft=True).normal(image),
+        lambda m: SenseOperator(m, mask, soft=True).forward(image),
+        lambda m: SenseOperator(m, mask, soft=True).adjoint(kspace),
+    ):
+        assert torch.autograd.gradcheck(function, (maps,))
+
+
+@pytest.mark.parametrize("kind", ["lines", "points", "full"])
+@pytest.mark.parametrize("budget", [1, 200, 2**20])
+def test_blocks_change_nothing(kind: str, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = SenseOperator(unit_maps((2, 5, 6, 7), torch.complex128), masks((6, 7))[kind])
+    image, kspace = random_complex((2, 6, 7), torch.complex128, 1), random_complex((2, 5, 6, 7), torch.complex128, 2)
+    whole = op.normal(image), op.gradient(image, image), op.forward(image), op.adjoint(kspace)
+    monkeypatch.setattr(sense, "_BLOCK_BYTES", {"cpu": budget})
+    monkeypatch.setattr(sense, "_SMALL_PICTURE", 0)
+    for a, b in zip(
+        whole, (op.normal(image), op.gradient(image, image), op.forward(image), op.adjoint(kspace)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradient_under_autograd_is_the_fused_one() -> None:
+    op = SenseOperator(unit_maps((3, 6, 7), torch.complex128), masks((6, 7))["lines"])
+    image, data = random_complex((6, 7), torch.complex128, 1), random_complex((6, 7), torch.complex128, 2)
+    torch.testing.assert_close(op.gradient(image.clone().requires_grad_(), data).detach(), op.gradient(image, data))
+    assert torch.autograd.gradcheck(
+        op.gradient, (image.clone().requires_grad_(), data.clone().requires_grad_()), check_forward_ad=True
+    )
+
+
+def test_one_picture_for_all_maps_and_many_pictures_for_one() -> None:
+    maps, mask = unit_maps((2, 3, 4, 5), torch.complex128), masks((4, 5))["lines"]
+    image = random_complex((4, 5), torch.complex128, 1).requires_grad_()
+    op = SenseOperator(maps, mask)
+    torch.testing.assert_close(op.normal(image)[1], SenseOperator(maps[1], mask).normal(image))
+    assert torch.autograd.gradcheck(op.normal, (image,))
+    many = random_complex((4, 2, 4, 5), torch.complex128, 2)
+    torch.testing.assert_close(op.normal(many)[3, 1], SenseOperator(maps[1], mask).normal(many[3, 1]))
+
+
+def test_normal_keeps_no_more_than_result_and_one_coil(capfd: pytest.CaptureFixture[str]) -> None:
+    op = SenseOperator(unit_maps((32, 256, 256), torch.complex64), masks((256, 256))["lines"])
+    image = random_complex((256, 256), torch.complex64, 1)
+    op.normal(image)  # the conjugate maps are made once, at the first
+    with torch.profiler.profile(profile_memory=True) as profile:
+        op.normal(image)
+    capfd.readouterr()  # the profiler talks of the GPU it did not find
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    coil = 256 * 256 * 8
+    assert 2 * coil <= held.max() <= 2.02 * coil
 
 
 def test_masks_per_slice() -> None:

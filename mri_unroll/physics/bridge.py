@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mri_unroll.errors import ShapeError
 
@@ -59,6 +60,13 @@ def apply_linear(x: Tensor, forward: LinearMap, adjoint: LinearMap) -> Tensor:
     if not x.is_complex():
         raise ShapeError(f"Expected a complex tensor, got {x.dtype}.", "Convert with torch.complex(x, zeros).")
     return _LinearFunction.apply(x, forward, adjoint)
+
+
+def is_tracked(*tensors: Tensor) -> bool:
+    """Whether autograd, backward or forward mode, follows any of these tensors."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def to_array(x: Tensor) -> Any:

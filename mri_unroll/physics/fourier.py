@@ -9,8 +9,10 @@ With :math:`c = \lfloor n/2 \rfloor` the centred transform is
 so that both shifts become multiplications by unit-modulus vectors (checkerboards of :math:`\pm1` for even ``n``), which
 an operator folds into its coil maps once instead of moving memory at every application.
 
-This is the only file that names ``sigpy.fft``. Engines: ``sigpy/numpy`` on CPU, ``sigpy/cupy`` on CUDA, ``torch`` on
-CUDA without CuPy. `engine_name` says which one runs; one test holds all of them together.
+This is the only file that names an FFT library. sigpy's transform is the reference on every device, and on CUDA, through
+CuPy, the engine; `torch` stands in where CuPy is missing. On CPU two libraries are faster than it: torch (MKL on x86) for
+lengths whose primes are small, and scipy (pocketfft) for the others; `engine_name` says which engine a device has, and one
+test holds all of them together.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import scipy.fft
 import sigpy
 import torch
 from torch import Tensor
 
 from mri_unroll.errors import ConfigError
-from mri_unroll.physics.bridge import apply_linear, to_array, to_tensor
+from mri_unroll.physics.bridge import apply_linear, is_tracked, to_array, to_tensor
 
+ENGINES = ("torch+scipy", "torch", "scipy", "sigpy/numpy", "sigpy/cupy")
+# Largest prime that MKL has a kernel for: with 17 and more it falls behind pocketfft (measured, docs/performance.md).
+_LARGEST_PRIME = 13
 _forced_engine: str | None = None
 
 
@@ -39,28 +46,34 @@ def _has_cupy() -> bool:
     return bool(cupy.cuda.is_available())
 
 
+@functools.cache
+def _has_small_primes(n: int) -> bool:
+    for prime in range(2, _LARGEST_PRIME + 1):
+        while n % prime == 0 and n > 1:
+            n //= prime
+    return n == 1
+
+
 def engine_name(device: torch.device | str = "cpu") -> str:
-    """Name of the FFT engine that runs on ``device``: ``sigpy/numpy``, ``sigpy/cupy`` or ``torch``."""
+    """Name of the FFT engine that runs on ``device``; ``torch+scipy``: one or the other, by size."""
     if _forced_engine is not None:
         return _forced_engine
     if torch.device(device).type == "cpu":
-        return "sigpy/numpy"
+        return "torch+scipy"
     return "sigpy/cupy" if torch.device(device).type == "cuda" and _has_cupy() else "torch"
 
 
 @contextlib.contextmanager
 def use_engine(name: str) -> Iterator[None]:
-    """Run with the ``torch`` engine, or force ``sigpy/numpy`` or ``sigpy/cupy``, within a ``with`` block.
-
-    Training uses ``torch``: many small transforms, where leaving and entering torch costs more than it gives.
+    """Force one engine within a ``with`` block, in this process.
 
     Raises
     ------
     ConfigError
         If there is no such engine.
     """
-    if name not in ("sigpy/numpy", "sigpy/cupy", "torch"):
-        raise ConfigError(f"Expected an FFT engine sigpy/numpy, sigpy/cupy or torch, got {name!r}.")
+    if name not in ENGINES:
+        raise ConfigError(f"Expected an FFT engine of {', '.join(ENGINES)}, got {name!r}.")
     global _forced_engine
     before, _forced_engine = _forced_engine, name
     try:
@@ -69,7 +82,19 @@ def use_engine(name: str) -> Iterator[None]:
         _forced_engine = before
 
 
-def _sigpy_transform(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
+def _engine_for(x: Tensor, axes: tuple[int, ...]) -> str:
+    name = engine_name(x.device)
+    if name != "torch+scipy":
+        return name
+    return "torch" if all(_has_small_primes(x.shape[axis]) for axis in axes) else "scipy"
+
+
+def _foreign(x: Tensor, axes: tuple[int, ...], inverse: bool, engine: str, overwrite: bool = False) -> Tensor:
+    """Transform by a library that autograd cannot see into."""
+    if engine == "scipy":
+        transform: Any = scipy.fft.ifftn if inverse else scipy.fft.fftn
+        workers = torch.get_num_threads()
+        return to_tensor(transform(to_array(x), axes=axes, norm="ortho", overwrite_x=overwrite, workers=workers))
     transform = sigpy.ifft if inverse else sigpy.fft
     if x.device.type == "cpu":
         return to_tensor(transform(to_array(x), axes=axes, center=False))
@@ -81,22 +106,54 @@ def _sigpy_transform(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
         return to_tensor(transform(to_array(x), axes=axes, center=False))
 
 
+def _transform(x: Tensor, axes: tuple[int, ...], inverse: bool) -> Tensor:
+    engine = _engine_for(x, axes)
+    if engine == "torch":
+        return (torch.fft.ifftn if inverse else torch.fft.fftn)(x, dim=axes, norm="ortho")
+    return apply_linear(
+        x, lambda t: _foreign(t, axes, inverse, engine), lambda t: _foreign(t, axes, not inverse, engine)
+    )
+
+
 def fft(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
     """Unitary FFT without shifts (zero frequency and origin at index 0) along ``axes`` of a complex tensor."""
-    if engine_name(x.device) == "torch":
-        return torch.fft.fftn(x, dim=axes, norm="ortho")
-    return apply_linear(
-        x, lambda t: _sigpy_transform(t, axes, inverse=False), lambda t: _sigpy_transform(t, axes, inverse=True)
-    )
+    return _transform(x, axes, inverse=False)
 
 
 def ifft(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
     """Inverse, which is also the adjoint, of `fft`."""
-    if engine_name(x.device) == "torch":
-        return torch.fft.ifftn(x, dim=axes, norm="ortho")
-    return apply_linear(
-        x, lambda t: _sigpy_transform(t, axes, inverse=True), lambda t: _sigpy_transform(t, axes, inverse=False)
-    )
+    return _transform(x, axes, inverse=True)
+
+
+def consume(x: Tensor, axes: tuple[int, ...], *, inverse: bool = False) -> Tensor:
+    """`fft` or `ifft` of a workspace that may be overwritten; outside autograd.
+
+    Inner loops of operators use this: scipy then works in place, and torch's result is the next workspace.
+    """
+    if is_tracked(x):
+        raise ConfigError("A workspace under autograd would be overwritten.", "Use `fft` or `ifft`.")
+    engine = _engine_for(x, axes)
+    if engine == "torch":
+        return (torch.fft.ifftn if inverse else torch.fft.fftn)(x, dim=axes, norm="ortho")
+    return _foreign(x, axes, inverse, engine, overwrite=True)
+
+
+def filter_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
+    r""":math:`F^H \mathrm{diag}(h) F x` along ``axes``, in the workspace ``x``, outside autograd.
+
+    Parameters
+    ----------
+    x
+        Complex workspace; its content is lost.
+    response
+        :math:`h`, broadcastable to ``x``, zero frequency at index 0.
+    axes
+        Axes to transform; none leaves a multiplication.
+    """
+    if not axes:
+        return x.mul_(response)
+    x = consume(x, axes)  # one name, so that at most two workspaces live at a time
+    return consume(x.mul_(response), axes, inverse=True)
 
 
 def centring_phases(

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mri_unroll.errors import ShapeError
-from mri_unroll.physics.fourier import centring_phases, fft, ifft
+from mri_unroll.physics.bridge import apply_linear, is_tracked
+from mri_unroll.physics.fourier import centring_phases, consume, fft, filter_, ifft
 from mri_unroll.physics.linop import LinearOperator
+
+# Bytes of coil pictures worked on at a time: what stays in a core's cache; on a GPU, what keeps it busy.
+_BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
+_SMALL_PICTURE = 2**17  # bytes below which calls cost more than work, and coils are better taken together
 
 
 class SenseOperator(LinearOperator):
-    r"""Multi-coil Cartesian acquisition, :math:`A = M F S`.
+    r"""Multi-coil Cartesian acquisition, :math:`A = M F S`, in two or three dimensions.
 
-    ``F`` is the centred unitary transform in its shift-free form: its phase before the FFT is folded into the maps, and
-    its phase after the FFT cancels in :math:`A^H A`. Where the mask does not depend on the readout, the transform along
-    the readout cancels too, and the normal operator needs one 1-D FFT pair per coil.
+    No data is ever shifted: the phases that centre the transform multiply the picture and k-space, and in
+    :math:`A^H A` they cancel. There, too, the transform cancels along every axis on which the mask does not depend: a
+    mask of phase-encoding lines leaves one 1-D FFT pair per coil. Coils are worked on one after the other, in blocks of
+    lines that fit a core's cache (several coils together where pictures are small), and added up as they come, so that
+    a normal application needs the result and one block.
 
     Parameters
     ----------
     sens_maps
-        Coil sensitivities, complex, ``(*batch, coil, y, x)``; the sum over coils of ``abs(sens_maps)**2`` is 1 in the
-        body. Gradients flow to them.
+        Coil sensitivities, complex, ``(*batch, coil, [z,] y, x)``; the sum over coils of ``abs(sens_maps)**2`` is 1 in
+        the body. Gradients flow to them.
     mask
-        True where measured (or real weights), broadcastable to ``(*batch, 1, ky, kx)``; readout is ``ky``.
+        True where measured (or real weights), broadcastable to ``(*batch, 1, [kz,] ky, kx)``.
+    ndim
+        2 or 3: axes of a picture.
+    soft
+        Several sets of maps (soft ESPIRiT): maps are ``(*batch, set, coil, ...)``, a picture is ``(*batch, set, ...)``
+        with one component a set, and the coils see the sum of all sets.
 
     Raises
     ------
@@ -33,15 +49,21 @@ class SenseOperator(LinearOperator):
     Notes
     -----
     Pruessmann et al., Magn. Reson. Med. 42, 952 (1999),
-    doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S.
+    doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S; several sets: Uecker et al., Magn. Reson. Med. 71,
+    990 (2014), doi:10.1002/mrm.24751.
     """
 
-    def __init__(self, sens_maps: Tensor, mask: Tensor) -> None:
-        if sens_maps.ndim < 3 or not sens_maps.is_complex():
+    def __init__(self, sens_maps: Tensor, mask: Tensor, *, ndim: int = 2, soft: bool = False) -> None:
+        axes = "z, y, x" if ndim == 3 else "y, x"
+        if ndim not in (2, 3):
+            raise ShapeError(f"Expected 2 or 3 dimensions, got {ndim}.")
+        if sens_maps.ndim < ndim + 1 + soft or not sens_maps.is_complex():
             raise ShapeError(
-                f"Expected complex maps (*batch, coil, y, x), got {tuple(sens_maps.shape)} {sens_maps.dtype}."
+                f"Expected complex maps (*batch, {'set, ' if soft else ''}coil, {axes}), "
+                f"got {tuple(sens_maps.shape)} {sens_maps.dtype}."
             )
-        shape = (*sens_maps.shape[:-3], 1, *sens_maps.shape[-2:])
+        spatial = sens_maps.shape[-ndim:]
+        shape = (*sens_maps.shape[: -ndim - 1 - soft], 1, *spatial)
         try:
             fits = torch.broadcast_shapes(mask.shape, shape) == torch.Size(shape)
         except RuntimeError:
@@ -49,43 +71,192 @@ class SenseOperator(LinearOperator):
         if not fits:
             raise ShapeError(f"Expected a mask that broadcasts to {shape}, got {tuple(mask.shape)}.")
         mask = mask.to(device=sens_maps.device, dtype=sens_maps.real.dtype)
-        # A mask that says the same for every readout index is kept as one row; see `normal`.
-        same_along_readout = mask.shape[-2] == 1 or bool((mask == mask[..., :1, :]).all())
-        self.mask = mask[..., :1, :] if same_along_readout else mask
+        mask = mask.reshape((1,) * (ndim + 1 - mask.ndim) + tuple(mask.shape))
+        self._ndim = ndim
+        self.image_ndim = ndim + soft  # components of a picture are one unknown
+        self.soft = soft
         self.sens_maps = sens_maps
-        pre, self._post = centring_phases(tuple(sens_maps.shape[-2:]), sens_maps.device, sens_maps.dtype)
-        self._folded_maps = sens_maps * pre
-        self._normal_axes = (-1,) if same_along_readout else (-2, -1)
+        self._pre, post = centring_phases(tuple(spatial), sens_maps.device, sens_maps.dtype)
+        self._post_mask = mask * post
+        self._normal_axes: tuple[int, ...] = ()
+        for axis in range(-ndim, 0):
+            if bool((mask == mask.narrow(axis, 0, 1)).all()):
+                mask = mask.narrow(axis, 0, 1)
+            elif mask.shape[axis] > 1:
+                self._normal_axes += (axis,)
+        # M is applied as M^2 to hold the identity for weights other than 0 and 1; zero frequency goes to index 0.
+        self._response = torch.fft.ifftshift(mask * mask, dim=self._normal_axes) if self._normal_axes else mask * mask
+        self._maps = sens_maps.detach() if soft else sens_maps.detach().unsqueeze(-ndim - 2)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of a picture, ``(*batch, y, x)``."""
-        return (*self.sens_maps.shape[:-3], *self.sens_maps.shape[-2:])
+        """Shape of a picture, ``(*batch, [set,] [z,] y, x)``."""
+        lead = self.sens_maps.shape[: -self._ndim - 1]
+        return (*lead, *self.sens_maps.shape[-self._ndim :])
 
     def forward(self, image: Tensor) -> Tensor:
-        """``M F S x``: ``(*batch, y, x)`` to ``(*batch, coil, ky, kx)``."""
+        """``M F S x``: ``(*batch, [z,] y, x)`` to ``(*batch, coil, [kz,] ky, kx)``."""
         self._check(image)
-        return self.mask * self._post * fft(self._folded_maps * image.unsqueeze(-3))
+        if is_tracked(self.sens_maps):
+            coils = self.sens_maps * (self._pre * image).unsqueeze(-self._ndim - 1)
+            return self._post_mask * fft(coils.sum(-self._ndim - 2) if self.soft else coils, self._axes)
+        return apply_linear(self._expand(image), self._forward, self._adjoint)
 
     def adjoint(self, kspace: Tensor) -> Tensor:
-        """``S^H F^H M y``: ``(*batch, coil, ky, kx)`` to ``(*batch, y, x)``."""
-        if kspace.shape[-3:] != self.sens_maps.shape[-3:]:
-            raise ShapeError(
-                f"Expected k-space (..., {', '.join(map(str, self.sens_maps.shape[-3:]))}), got {tuple(kspace.shape)}."
-            )
-        return (self._folded_maps.conj() * ifft(self._post.conj() * self.mask * kspace)).sum(-3)
+        """``S^H F^H M y``: ``(*batch, coil, [kz,] ky, kx)`` to ``(*batch, [z,] y, x)``."""
+        wanted = self.sens_maps.shape[-self._ndim - 1 :]
+        if kspace.shape[-self._ndim - 1 :] != wanted:
+            raise ShapeError(f"Expected k-space (..., {', '.join(map(str, wanted))}), got {tuple(kspace.shape)}.")
+        if is_tracked(self.sens_maps):
+            coils = ifft(self._post_mask.conj() * kspace, self._axes)
+            coils = coils.unsqueeze(-self._ndim - 2) if self.soft else coils
+            return self._pre.conj() * (self.sens_maps.conj() * coils).sum(-self._ndim - 1)
+        batch = torch.broadcast_shapes(kspace.shape[: -self._ndim - 1], self._batch)
+        return apply_linear(kspace.expand(*batch, *wanted), self._adjoint, self._forward)
 
     def normal(self, image: Tensor) -> Tensor:
-        """``A^H A x``, by 1-D transforms where the mask allows it."""
+        """``A^H A x``, by transforms along only those axes on which the mask depends."""
         self._check(image)
-        axes = self._normal_axes
-        # M is applied as M^2 to hold the identity for weights other than 0 and 1.
-        coils = fft(self._folded_maps * image.unsqueeze(-3), axes)
-        return (self._folded_maps.conj() * ifft(self.mask * self.mask * coils, axes)).sum(-3)
+        if is_tracked(self.sens_maps):
+            coils = self.sens_maps * image.unsqueeze(-self._ndim - 1)
+            coils = coils.sum(-self._ndim - 2) if self.soft else coils
+            if self._normal_axes:
+                coils = ifft(self._response * fft(coils, self._normal_axes), self._normal_axes)
+            else:
+                coils = self._response * coils
+            coils = coils.unsqueeze(-self._ndim - 2) if self.soft else coils
+            return (self.sens_maps.conj() * coils).sum(-self._ndim - 1)
+        return apply_linear(self._expand(image), self._normal, self._normal)
+
+    def gradient(self, image: Tensor, adjoint_kspace: Tensor) -> Tensor:
+        r"""Gradient of :math:`\tfrac12\|Ax-y\|^2`, given :math:`A^H y` once; outside autograd in one pass."""
+        if is_tracked(self.sens_maps, image, adjoint_kspace):
+            return self.normal(image) - adjoint_kspace
+        self._check(image)
+        image = self._expand(image)
+        return self._accumulate_normal(image, (-adjoint_kspace).expand(image.shape).contiguous())
+
+    @functools.cached_property
+    def _conj_maps(self) -> Tensor:
+        """Conjugated once: torch would do it again at every multiplication."""
+        return self._maps.conj().resolve_conj()
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-self._ndim, 0))
+
+    @property
+    def _batch(self) -> torch.Size:
+        return self.sens_maps.shape[: -self._ndim - 1 - self.soft]
 
     def _check(self, image: Tensor) -> None:
-        if image.shape[-2:] != self.sens_maps.shape[-2:] or not image.is_complex():
+        wanted = self.image_shape[len(self._batch) :]
+        if image.shape[-len(wanted) :] != wanted or not image.is_complex():
             raise ShapeError(
-                f"Expected a complex picture (..., {self.sens_maps.shape[-2]}, {self.sens_maps.shape[-1]}), "
+                f"Expected a complex picture (..., {', '.join(map(str, wanted))}), "
                 f"got {tuple(image.shape)} {image.dtype}."
             )
+
+    def _expand(self, image: Tensor) -> Tensor:
+        """Picture with the batch of the maps: one adjoint then fits both ways."""
+        shape = self.image_shape[len(self._batch) :]
+        return image.expand(*torch.broadcast_shapes(image.shape[: -len(shape)], self._batch), *shape)
+
+    # Below: no autograd. Pictures are (*batch, set, ...) inside, with one set where there are no several.
+
+    def _blocks(self, n_lines: int, whole: bool) -> Iterator[tuple[slice, slice]]:
+        """Yield coils and lines to work on at a time; the one place where looped and batched forms are chosen."""
+        n_coils, length = self._maps.shape[-self._ndim - 1], self._maps.shape[-1]
+        line_bytes = length * self._maps.element_size()
+        budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
+        looped = n_lines * line_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu"
+        # A transform reads one block and writes another: halves of a picture make the two one coil's workspace.
+        halved = n_lines if whole or not looped else -(-n_lines // 2)
+        lines = n_lines if whole else max(1, min(halved, budget // line_bytes))
+        coils = 1 if looped else max(1, min(n_coils, budget // (lines * line_bytes)))
+        for first in range(0, n_coils, coils):
+            for line in range(0, n_lines, lines):
+                yield slice(first, first + coils), slice(line, line + lines)
+
+    def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+        """Yield index, maps and conjugate maps, each ``(set, coil, ...)``, of every problem in the batch."""
+        maps = self._maps.expand(*batch, *self._maps.shape[-self._ndim - 2 :])
+        conj = self._conj_maps.expand(maps.shape)
+        for index in np.ndindex(*batch):
+            yield index, maps[index], conj[index]
+
+    def _per_problem(self, factor: Tensor, batch: torch.Size) -> Tensor:
+        """Mask-like ``(*, 1, ...)`` seen with the whole batch, coil axis kept."""
+        return factor.expand(*batch, *factor.shape[-self._ndim - 1 :])
+
+    def _normal(self, image: Tensor) -> Tensor:
+        return self._accumulate_normal(image, torch.zeros_like(image, memory_format=torch.contiguous_format))
+
+    def _accumulate_normal(self, image: Tensor, result: Tensor) -> Tensor:
+        """Add ``A^H A x`` to ``result``."""
+        x = image if self.soft else image.unsqueeze(-self._ndim - 1)
+        out = result if self.soft else result.unsqueeze(-self._ndim - 1)
+        batch = x.shape[: -self._ndim - 1]
+        response = self._per_problem(self._response, batch)
+        only_last = self._normal_axes in ((), (-1,)) and all(n == 1 for n in response.shape[-self._ndim : -1])
+        # With nothing to do across lines a picture is a list of lines, of which a block can be any part.
+        spatial = x.shape[-self._ndim :]
+        n_lines = spatial[:-1].numel()
+        flat = (n_lines, spatial[-1]) if only_last else spatial
+        for index, maps, conj in self._problems(batch):
+            maps, conj = (m.reshape(*m.shape[:2], *flat) for m in (maps, conj))
+            source, target = x[index].reshape(-1, *flat), out[index].view(-1, *flat)
+            weights = response[index].reshape(1, 1, -1) if only_last else response[index]
+            for coils, lines in self._blocks(n_lines, whole=not only_last):
+                part = lines if only_last else slice(None)
+                # Nested, so that no name holds on to a block longer than it is needed.
+                _add_coils(
+                    target[:, part],
+                    filter_(_combine(maps[:, coils, part], source[:, None, part]), weights, self._normal_axes),
+                    conj[:, coils, part],
+                )
+        return result
+
+    def _forward(self, image: Tensor) -> Tensor:
+        x = image if self.soft else image.unsqueeze(-self._ndim - 1)
+        batch = x.shape[: -self._ndim - 1]
+        kspace = x.new_empty(*batch, *self._maps.shape[-self._ndim - 1 :])
+        weights = self._per_problem(self._post_mask, batch)
+        n_lines = x.shape[-self._ndim : -1].numel()
+        for index, maps, _ in self._problems(batch):
+            source = (x[index] * self._pre).unsqueeze(1)
+            for coils, _ in self._blocks(n_lines, whole=True):
+                torch.mul(
+                    consume(_combine(maps[:, coils], source), self._axes), weights[index], out=kspace[index][coils]
+                )
+        return kspace
+
+    def _adjoint(self, kspace: Tensor) -> Tensor:
+        batch = kspace.shape[: -self._ndim - 1]
+        n_sets = self._maps.shape[-self._ndim - 2]
+        out = kspace.new_zeros(*batch, n_sets, *kspace.shape[-self._ndim :])
+        weights = self._per_problem(self._post_mask.conj().resolve_conj(), batch)
+        n_lines = out.shape[-self._ndim : -1].numel()
+        for index, _, conj in self._problems(batch):
+            for coils, _ in self._blocks(n_lines, whole=True):
+                _add_coils(
+                    out[index],
+                    consume(kspace[index][coils] * weights[index], self._axes, inverse=True),
+                    conj[:, coils],
+                )
+        out *= self._pre.conj()
+        return out if self.soft else out.squeeze(-self._ndim - 1)
+
+
+def _combine(maps: Tensor, source: Tensor) -> Tensor:
+    """Coil pictures ``(coil, ...)`` of maps ``(set, coil, ...)`` and components ``(set, 1, ...)``, in new memory."""
+    return maps[0] * source[0] if maps.shape[0] == 1 else (maps * source).sum(0)
+
+
+def _add_coils(target: Tensor, work: Tensor, conj_maps: Tensor) -> None:
+    """Add the coil-combined ``work (coil, ...)`` to components ``(set, ...)``."""
+    for component, conj in zip(target, conj_maps, strict=True):
+        if work.shape[0] == 1:
+            component.addcmul_(work[0], conj[0])
+        else:
+            component += (work * conj).sum(0)

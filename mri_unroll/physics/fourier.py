@@ -9,10 +9,10 @@ With :math:`c = \lfloor n/2 \rfloor` the centred transform is
 so that both shifts become multiplications by unit-modulus vectors (checkerboards of :math:`\pm1` for even ``n``), which
 an operator folds into its coil maps once instead of moving memory at every application.
 
-This is the only file that names an FFT library. sigpy's transform is the reference on every device, and on CUDA, through
-CuPy, the engine; `torch` stands in where CuPy is missing. On CPU two libraries are faster than it: torch (MKL on x86) for
-lengths whose primes are small, and scipy (pocketfft) for the others; `engine_name` says which engine a device has, and one
-test holds all of them together.
+This is the only file that names an FFT library. sigpy's transform is the reference on every device, and on CUDA,
+through CuPy, the engine; `torch` stands in where CuPy is missing. On CPU two libraries are faster than it: torch (MKL,
+on x86) for lengths whose primes are small, and scipy (pocketfft) for the others. `engine_name` says which engine a
+device has, and one test holds all of them together.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class SenseOperator(LinearOperator):
     Notes
     -----
     Pruessmann et al., Magn. Reson. Med. 42, 952 (1999),
-    doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S; several sets: Uecker et al., Magn. Reson. Med. 71,
-    990 (2014), doi:10.1002/mrm.24751.
+    doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S; several sets: Uecker et al., Magn. Reson. Med.
+    71, 990 (2014), doi:10.1002/mrm.24751.
     """
 
     def __init__(self, sens_maps: Tensor, mask: Tensor, *, ndim: int = 2, soft: bool = False) -> None:

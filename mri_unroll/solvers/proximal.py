@@ -14,25 +14,58 @@ from torch import Tensor
 from mri_unroll.solvers.solution import CONVERGED, FIXED_COUNT, STOPPED_SHORT, Solution
 
 Map = Callable[[Tensor], Tensor]
+_MARGIN = 1.02  # power iteration approaches the Lipschitz constant from below
+
+
+def lipschitz_constant(gradient: Map, example: Tensor, n_iterations: int = 30, seed: int = 0) -> float:
+    r"""Lipschitz constant of an affine gradient :math:`\nabla f(x) = Nx - b`, by power iteration on :math:`N`.
+
+    Parameters
+    ----------
+    gradient
+        :math:`\nabla f` of a quadratic ``f``.
+    example
+        Any unknown of the right shape, dtype and device; axes before the unknown's own share one constant.
+    n_iterations
+        Power iterations. The estimate approaches the constant from below, so leave a margin of a few per cent.
+    seed
+        Of the random start.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(example.shape, dtype=example.dtype, generator=generator).to(example.device)
+    offset = gradient(torch.zeros_like(example))
+    size = 0.0
+    for _ in range(n_iterations):
+        x = gradient(x / torch.linalg.vector_norm(x)) - offset
+        size = float(torch.linalg.vector_norm(x))
+        if size == 0.0:
+            break
+    return size
 
 
 def _proximal_gradient(
     gradient: Map,
     prox: Map,
     start: Tensor,
-    step_size: float,
+    step_size: float | None,
     n_iterations: int,
     tolerance: float,
     momentum: Callable[[float], tuple[float, float]],
+    restart: bool,
 ) -> Solution:
+    if step_size is None:
+        step_size = 1.0 / (_MARGIN * lipschitz_constant(gradient, start))
     x = point = start
     weight, status = 1.0, FIXED_COUNT if tolerance == 0 else STOPPED_SHORT
     changes: list[float] = []
     for _ in range(n_iterations):
-        new = prox(point - step_size * gradient(point))
+        new = prox(torch.sub(point, gradient(point), alpha=step_size))
+        move = new - x
+        if restart and float(_inner(point - new, move)) > 0:  # momentum points uphill: forget it
+            weight = 1.0
         beta, weight = momentum(weight)
-        point = new + beta * (new - x)
-        changes.append(float(torch.linalg.vector_norm(new - x) / torch.linalg.vector_norm(new).clamp_min(1e-30)))
+        point = torch.add(new, move, alpha=beta) if beta else new
+        changes.append(float(torch.linalg.vector_norm(move) / torch.linalg.vector_norm(new).clamp_min(1e-30)))
         x = new
         if tolerance > 0 and changes[-1] <= tolerance:
             status = CONVERGED
@@ -40,8 +73,12 @@ def _proximal_gradient(
     return Solution(x, status, len(changes), tuple(changes))
 
 
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return torch.vdot(a.flatten(), b.flatten()).real
+
+
 def ista(
-    gradient: Map, prox: Map, start: Tensor, step_size: float, *, n_iterations: int = 100, tolerance: float = 0.0
+    gradient: Map, prox: Map, start: Tensor, step_size: float | None, *, n_iterations: int = 100, tolerance: float = 0.0
 ) -> Solution:
     r"""Iterative shrinkage: :math:`x \leftarrow \mathrm{prox}_{tg}(x - t\nabla f(x))`.
 
@@ -54,7 +91,8 @@ def ista(
     start
         First iterate.
     step_size
-        ``t``, at most one over the Lipschitz constant of the gradient.
+        ``t``, at most one over the Lipschitz constant of the gradient; None: measured by `lipschitz_constant`, for a
+        quadratic ``f`` and a proximal map that does not depend on ``t``.
     n_iterations, tolerance
         Stop after this many, or when the relative change of ``x`` falls to the tolerance; 0 runs all.
 
@@ -67,77 +105,37 @@ def ista(
     -----
     Daubechies, Defrise and De Mol, Comm. Pure Appl. Math. 57, 1413 (2004), doi:10.1002/cpa.20042.
     """
-    return _proximal_gradient(gradient, prox, start, step_size, n_iterations, tolerance, lambda t: (0.0, t))
+    return _proximal_gradient(gradient, prox, start, step_size, n_iterations, tolerance, lambda t: (0.0, t), False)
 
 
 def fista(
-    gradient: Map, prox: Map, start: Tensor, step_size: float, *, n_iterations: int = 100, tolerance: float = 0.0
+    gradient: Map,
+    prox: Map,
+    start: Tensor,
+    step_size: float | None,
+    *,
+    n_iterations: int = 100,
+    tolerance: float = 0.0,
+    restart: bool = False,
 ) -> Solution:
     r"""`ista` with Nesterov's momentum; parameters and result as there.
 
+    Parameters
+    ----------
+    gradient, prox, start, step_size, n_iterations, tolerance
+        As for `ista`.
+    restart
+        Drop the momentum where it points uphill, :math:`\langle z_k - x_{k+1}, x_{k+1} - x_k\rangle > 0`: faster where
+        the problem is strongly convex near its solution.
+
     Notes
     -----
-    Beck and Teboulle, SIAM J. Imaging Sci. 2, 183 (2009), doi:10.1137/080716542.
+    Beck and Teboulle, SIAM J. Imaging Sci. 2, 183 (2009), doi:10.1137/080716542; restart: O'Donoghue and Candes, Found.
+    Comput. Math. 15, 715 (2015), doi:10.1007/s10208-013-9150-3.
     """
 
     def momentum(weight: float) -> tuple[float, float]:
         new = (1 + math.sqrt(1 + 4 * weight**2)) / 2
         return (weight - 1) / new, new
 
-    return _proximal_gradient(gradient, prox, start, step_size, n_iterations, tolerance, momentum)
-
-
-def condat_vu(
-    gradient: Map,
-    transform: Map,
-    transform_adjoint: Map,
-    project_dual: Map,
-    start: Tensor,
-    *,
-    lipschitz: float,
-    transform_norm: float,
-    n_iterations: int = 100,
-    dual_step: float = 0.02,
-) -> Solution:
-    r"""Primal-dual method for :math:`\min_x f(x) + h(Dx)`, such as total variation.
-
-    .. math:: x' = x - \tau(\nabla f(x) + D^H u), \qquad u' = \Pi(u + \sigma D(2x' - x)) .
-
-    Parameters
-    ----------
-    gradient
-        :math:`\nabla f`.
-    transform, transform_adjoint
-        :math:`D` and :math:`D^H`.
-    project_dual
-        Proximal map of the conjugate of ``h``: for ``w * |.|_1`` the projection onto moduli of at most ``w``.
-    start
-        First iterate.
-    lipschitz
-        Lipschitz constant of the gradient.
-    transform_norm
-        :math:`\|D\|`.
-    n_iterations
-        Iterations.
-    dual_step
-        :math:`\sigma`; the primal step is the largest that is safe, :math:`1 / (L/2 + \sigma\|D\|^2)`. Small suits
-        duals bounded by a small weight: the primal step then is nearly that of plain gradient descent.
-
-    Returns
-    -------
-    Solution
-        ``residuals`` are the relative changes of ``x``.
-
-    Notes
-    -----
-    Condat, J. Optim. Theory Appl. 158, 460 (2013), doi:10.1007/s10957-012-0245-9.
-    """
-    primal_step = 1.0 / (lipschitz / 2 + dual_step * transform_norm**2)
-    x, dual = start, torch.zeros_like(transform(start))
-    changes: list[float] = []
-    for _ in range(n_iterations):
-        new = x - primal_step * (gradient(x) + transform_adjoint(dual))
-        dual = project_dual(dual + dual_step * transform(2 * new - x))
-        changes.append(float(torch.linalg.vector_norm(new - x) / torch.linalg.vector_norm(new).clamp_min(1e-30)))
-        x = new
-    return Solution(x, FIXED_COUNT, n_iterations, tuple(changes))
+    return _proximal_gradient(gradient, prox, start, step_size, n_iterations, tolerance, momentum, restart)

@@ -34,7 +34,7 @@ from mri_unroll.terminal import (
 )
 
 METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "unrolled")  # as reconstructor.SUMMARIES, which needs torch
-LAYOUT_HELP = 'Axes of a NumPy file, such as "slice,coil,ky,kx".'
+LAYOUT_HELP = 'Axes of a NumPy file, as "slice,coil,ky,kx"; of ISMRMRD which scan, as "repetition=1".'
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +79,7 @@ def root(
 )
 @guarded
 def recon(
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Raw k-space: fastMRI HDF5, .npy or .npz.")],
+    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or the volume file: .h5, .nii.gz or .npy.")],
     method: Annotated[
         str,
@@ -157,7 +157,7 @@ def recon(
 @app.command(epilog="Example: mri-unroll inspect knee.h5\n\nExample: mri-unroll inspect kspace.npy --layout coil,ky,kx")
 @guarded
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw k-space: fastMRI HDF5, .npy or .npz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz.")],
     layout: Layout = None,
     as_json: AsJson = False,
     debug: Debug = False,

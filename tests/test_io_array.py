@@ -156,8 +156,8 @@ def _nan() -> np.ndarray:
         ({"kspace": np.ones(SHAPE, int)}, UnsupportedScan, "must be complex"),
         ({"kspace": np.full(SHAPE, "text")}, UnsupportedScan, "must be complex"),
         ({"kspace": np.full(SHAPE, None)}, CorruptScan, "objects|does not hold"),
-        ({"kspace": random_kspace((5,))}, UnsupportedScan, "expected 2, 3 or 4 axes"),
-        ({"kspace": random_kspace((1, 1, 2, 3, 4))}, UnsupportedScan, "expected 2, 3 or 4 axes"),
+        ({"kspace": random_kspace((5,))}, UnsupportedScan, "expected 2 to 5 axes"),
+        ({"kspace": random_kspace((1, 1, 1, 2, 3, 4))}, UnsupportedScan, "expected 2 to 5 axes"),
         ({"kspace": random_kspace((2, 300, 3, 4))}, UnsupportedScan, "300 coils"),
         ({"kspace": random_kspace((3, 0, 13, 11))}, CorruptScan, "empty|cannot read"),
         ({"kspace": np.zeros(SHAPE, np.complex64)}, CorruptScan, "only zeros"),
@@ -234,4 +234,100 @@ def test_archive_without_kspace_names_what_it_holds(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", data=random_kspace(), more=np.ones(3))
     with pytest.raises(UnknownFormat, match="it holds 'data', 'more'") as caught:
         read_scan(tmp_path / "a.npz", layout=LAYOUT)
+    advice(caught.value)
+
+
+# --- three dimensions, and trajectories
+
+
+@pytest.mark.parametrize("layout", ["slice,coil,kz,ky,kx", "coil,kz,ky,kx", "kz,ky,kx", "kx,ky,kz,coil"])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_volumes(tmp_path: Path, layout: str, with_mask: bool) -> None:
+    names = layout.split(",")
+    full = random_kspace((1, 2 if "coil" in names else 1, 5, 9, 7))
+    pattern = np.random.default_rng(2).random((5, 1, 7)) < 0.6  # phase and partition encoding
+    stored = full.copy()
+    if with_mask:
+        arrays = {"mask": np.broadcast_to(pattern, (5, 9, 7))}
+    else:
+        stored *= pattern
+        arrays = {}
+    order = [names.index(name) for name in ("slice", "coil", "kz", "ky", "kx") if name in names]
+    axes = tuple(index for index, name in enumerate(("slice", "coil", "kz", "ky", "kx")) if name not in names)
+    np.savez(tmp_path / "a.npz", kspace=stored.squeeze(axes).transpose(np.argsort(order)), **arrays)
+    scan = read_scan(tmp_path / "a.npz", layout=layout)
+    np.testing.assert_array_equal(scan.kspace, full * pattern)
+    np.testing.assert_array_equal(scan.mask, np.broadcast_to(pattern, (5, 9, 7)))
+    assert (scan.ndim, scan.n_slices, scan.geometry.recon_shape, scan.geometry.n_partitions) == (3, 1, (9, 7), 5)
+    found = describe(tmp_path / "a.npz", layout=layout)
+    assert (found["matrix"], found["recon_shape"], found["n_slices"]) == ([5, 9, 7], [5, 9, 7], 1)
+    assert found["sampling"] == "undersampled 2-D"
+    assert found["effective_acceleration"] == pytest.approx(pattern.size / pattern.sum(), abs=1e-4)
+
+
+def test_several_volumes_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", random_kspace((2, 2, 5, 9, 7)))
+    with pytest.raises(UnsupportedScan, match="2 volumes") as caught:
+        read_scan(tmp_path / "a.npy", layout="slice,coil,kz,ky,kx")
+    advice(caught.value)
+
+
+def _points(size: tuple[int, ...], *shape: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-0.5, 0.5, (*shape, len(size))) * size
+
+
+@pytest.mark.parametrize("name", ["trajectory", "coordinates"])
+@pytest.mark.parametrize("size", [(9, 7), (4, 9, 7)])
+@pytest.mark.parametrize("each", [False, True])
+def test_trajectories(tmp_path: Path, name: str, size: tuple[int, ...], each: bool) -> None:
+    kspace = random_kspace((3, 2, 40))
+    points = _points(size, *((3, 40) if each else (40,)))
+    np.savez(tmp_path / "a.npz", kspace=kspace, image_shape=size, **{name: points})
+    scan = read_scan(tmp_path / "a.npz", slice(1, 3))
+    np.testing.assert_array_equal(scan.kspace, kspace[1:])
+    np.testing.assert_array_equal(scan.trajectory, (points[1:] if each else points).astype(np.float32))
+    assert scan.mask is None
+    assert (scan.ndim, scan.geometry.encoded_shape, scan.geometry.recon_shape) == (len(size), size, (9, 7))
+    assert scan.geometry.n_partitions == (4 if len(size) == 3 else 1)
+    found = describe(tmp_path / "a.npz")
+    assert (found["sampling"], found["matrix"], found["n_coils"]) == ("non-Cartesian", list(size), 2)
+    np.save(tmp_path / "c.npy", random_kspace((2, 9, 7)))
+    assert set(found) == set(describe(tmp_path / "c.npy", layout="coil,ky,kx"))
+
+
+def test_trajectory_of_a_single_slice(tmp_path: Path) -> None:
+    kspace = random_kspace((2, 40))
+    np.savez(tmp_path / "a.npz", kspace=kspace, trajectory=_points((9, 7), 40), image_shape=(9, 7))
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.npz").kspace, kspace[None])
+    with pytest.raises(InputError, match="a layout was given") as caught:
+        read_scan(tmp_path / "a.npz", layout="coil,kx,ky")
+    advice(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"kspace": random_kspace((2, 39))}, "do not fit"),
+        ({"kspace": random_kspace((3, 2, 9, 7))}, "do not fit"),
+        ({"kspace": random_kspace((2, 0)), "trajectory": np.zeros((0, 2))}, "do not fit"),
+        ({"trajectory": _points((9, 7, 3, 3), 40)}, "do not fit"),
+        ({"trajectory": np.zeros(())}, "do not fit"),
+        ({"trajectory": _points((9, 7), 40) / 9}, "expected cycles per field of view"),
+        ({"trajectory": _points((9, 7), 40) * 3}, "expected cycles per field of view"),
+        ({"trajectory": np.full((40, 2), np.nan)}, "finite real"),
+        ({"trajectory": _points((9, 7), 40).astype(complex)}, "finite real"),
+        ({"image_shape": (9, 7, 1)}, "`image_shape` must be 2 positive"),
+        ({"image_shape": (9, -7)}, "`image_shape` must be"),
+        ({"image_shape": (9.5, 7)}, "`image_shape` must be"),
+        ({"image_shape": 9}, "`image_shape` must be"),
+        ({"image_shape": ()}, "`image_shape` must be"),
+        ({"kspace": random_kspace((2, 40)) * np.nan}, "NaN"),
+    ],
+)
+def test_wrong_trajectories(tmp_path: Path, arrays: dict, words: str) -> None:
+    sound = {"kspace": random_kspace((2, 40)), "trajectory": _points((9, 7), 40), "image_shape": (9, 7)}
+    np.savez(tmp_path / "a.npz", **{**sound, **arrays})
+    with pytest.raises(CorruptScan, match=words) as caught:
+        read_scan(tmp_path / "a.npz")
+    assert type(caught.value) is CorruptScan
     advice(caught.value)

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from support.files import SHAPE, advice, header_xml, random_kspace, write_fastmri
+from support.mrd import cartesian, readout, volume, write_mrd
 
 from mri_unroll.errors import CorruptScan, InputError, MriUnrollError, UnknownFormat, UnsupportedScan
 from mri_unroll.io import describe, read_scan
@@ -89,7 +90,7 @@ def _zip(path: Path) -> None:
         (_bytes(bytes(128) + b"DICM" + bytes(64)), UnsupportedScan, "DICOM.*not implemented"),
         (_nifti, UnsupportedScan, "NIfTI.*not implemented"),
         (_nifti_gz, UnsupportedScan, "NIfTI.*not implemented"),
-        (_ismrmrd, UnsupportedScan, "ISMRMRD.*not implemented"),
+        (_ismrmrd, UnsupportedScan, "no list of ISMRMRD readouts"),
         (_user_block, UnsupportedScan, "user block of 1024"),
         (_picture_only, UnknownFormat, "it holds 'reconstruction'"),
         (_zip, UnknownFormat, "without an array"),
@@ -441,21 +442,21 @@ def test_strange_attributes_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.95, 0.999])
-@pytest.mark.parametrize("kind", ["h5", "npy", "npz"])
+@pytest.mark.parametrize("kind", ["h5", "mrd", "npy", "npz"])
 def test_truncated(tmp_path: Path, kind: str, share: float) -> None:
     path = _sound(tmp_path, kind)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises((CorruptScan, UnknownFormat)) as caught:
-        read_scan(path, layout=None if kind == "h5" else LAYOUT)
+        read_scan(path, layout=LAYOUT if kind[:2] == "np" else None)
     advice(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["h5", "npy", "npz"])
+@pytest.mark.parametrize("kind", ["h5", "mrd", "npy", "npz"])
 def test_changed_bytes(tmp_path: Path, kind: str) -> None:
     path = _sound(tmp_path, kind)
     content, chance = path.read_bytes(), random.Random(20)
-    layout = None if kind == "h5" else LAYOUT
+    layout = LAYOUT if kind[:2] == "np" else None
     n_refused = 0
     for _ in range(200):
         changed = bytearray(content)
@@ -478,6 +479,8 @@ def _sound(folder: Path, kind: str) -> Path:
         np.save(path, random_kspace())
     elif kind == "npz":
         np.savez_compressed(path, kspace=random_kspace(), mask=np.ones(SHAPE[3]))
+    elif kind == "mrd":
+        write_mrd(path, [readout(random_kspace((2, 50)), [19]), *cartesian(volume((2, 2, 1, 13, 5)))])
     else:
         write_fastmri(path, mask=np.ones(SHAPE[3]), ismrmrd_header=header_xml(), reconstruction_rss=_REFERENCE)
     assert stat.S_ISREG(path.stat().st_mode)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from mri_unroll.errors import CorruptScan, InputError, UnknownFormat, UnsupportedScan
 
-FORMATS_READ = "fastMRI HDF5 (a `kspace` dataset), NumPy .npy and NumPy .npz (an array `kspace`)"
+FORMATS_READ = (
+    "fastMRI HDF5 (a `kspace` dataset), ISMRMRD HDF5 (a group with `xml` and `data`), NumPy .npy and NumPy .npz "
+    "(an array `kspace`)"
+)
 MAX_BYTES = 64 * 2**30  # the largest array, once unpacked, that any reader agrees to
 BOMB_BYTES = 256 * 2**20  # below this an array may be packed as tightly as it likes: it does no harm
 BOMB_RATIO = 1000  # unpacked bytes for each stored byte; raw k-space is noise and hardly packs at all

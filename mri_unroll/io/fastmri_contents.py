@@ -94,6 +94,11 @@ def read_contents(file: h5py.File, path: Path) -> FastmriContents:
     if header is None:
         warnings.append("The file has no `ismrmrd_header`: field of view and zero filled columns are unknown.")
     else:
+        if header.trajectory not in ("cartesian", "epi"):
+            raise UnsupportedScan(
+                f"{title}: its header describes a {header.trajectory!r} trajectory; the fastMRI layout is Cartesian.",
+                "Give ISMRMRD raw data with its trajectory, or a NumPy .npz with `kspace` and `trajectory`.",
+            )
         warnings.extend(header.warnings)
         size = header.encoded_matrix
         if size is not None and size[:2] != shape[2:]:

@@ -10,8 +10,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 
 from mri_unroll.errors import CorruptScan, DeviceError, MriUnrollError, UnknownFormat, UnsupportedScan
 from mri_unroll.io.content import FORMATS_READ, check_size
@@ -78,13 +80,18 @@ def kind_of(path: Path) -> str:
         names = list(file)
         if "kspace" in names:
             return "fastmri"
-        for name in names:
-            if isinstance(file[name], h5py.Group) and {"data", "xml"} <= set(file[name]):
-                return "ismrmrd"
+        if raw_data_groups(file):
+            return "ismrmrd"
     held = ", ".join(repr(name)[:40] for name in names[:8]) or "nothing"
     raise UnknownFormat(
         f"{path.name} is HDF5 without a `kspace` dataset; it holds {held}.", f"Formats read: {FORMATS_READ}."
     )
+
+
+def raw_data_groups(file: h5py.File) -> list[str]:
+    """Names of the groups that hold ISMRMRD raw data, ``xml`` and ``data`` side by side; ``"/"`` is the file itself."""
+    groups = {"/": file, **{name: found for name, found in file.items() if isinstance(found, h5py.Group)}}
+    return [name for name, group in groups.items() if "xml" in group and "data" in group]
 
 
 def attribute(file: h5py.File, name: str) -> object:
@@ -172,6 +179,14 @@ def _is_plain(kind: h5py.h5t.TypeID) -> bool:
     return bool(family == h5py.h5t.STRING)
 
 
+def _is_ragged_record(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a record holds rows of numbers of any length, as ISMRMRD does; HDF5 is never asked to read those."""
+    parts = [dtype[name] for name in dtype.names or ()]
+    return bool(parts) and all(
+        not part.hasobject or getattr(h5py.check_vlen_dtype(part), "kind", "") in ("f", "u", "c", "V") for part in parts
+    )
+
+
 def _check_written(found: h5py.Dataset, name: str, title: str) -> None:
     declared, there = 1, int(found.id.get_storage_size() > 0)
     if found.chunks is not None:
@@ -223,7 +238,7 @@ def _check_dataset(found: h5py.h5d.DatasetID, place: str, title: str) -> None:
     if found.rank > MAX_NDIM:
         raise UnsupportedScan(f"{what} has {found.rank} dimensions, more than {MAX_NDIM}.", _AGAIN)
     dtype = found.dtype
-    if dtype.hasobject and h5py.check_string_dtype(dtype) is None:
+    if dtype.hasobject and h5py.check_string_dtype(dtype) is None and not _is_ragged_record(dtype):
         raise UnsupportedScan(f"{what} holds objects or references instead of numbers.", _AGAIN)
     n_bytes = 0 if found.shape is None else math.prod(found.shape) * dtype.itemsize
     if layout == h5py.h5d.CHUNKED:

@@ -1,4 +1,4 @@
-"""The ISMRMRD header of fastMRI files: sizes, limits and contrast, from XML that a stranger may have written."""
+"""The ISMRMRD header of raw data: sizes, limits and contrast, from XML that a stranger may have written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from xml.parsers import expat
 
-from mri_unroll.errors import CorruptScan, UnsupportedScan
+from mri_unroll.errors import CorruptScan
 from mri_unroll.scan import PatientTags
 
 MAX_HEADER_BYTES = 16 * 2**20
 _MAX_DEPTH = 32
-_AGAIN = "Repair the header, or delete `ismrmrd_header` from a copy of the file."
+_AGAIN = "Repair the XML header in a copy of the file."
+_ENCODING = "encoding/encodingLimits"
 _NOTES = {  # never names, dates, identifiers or free text such as the protocol's name
     "field_strength_T": "acquisitionSystemInformation/systemFieldStrength_T",
     "vendor": "acquisitionSystemInformation/systemVendor",
@@ -41,6 +42,10 @@ class AcquisitionHeader:
     encoded_fov: tuple[float, float, float] | None  # (readout, phase, slice) metres
     recon_fov: tuple[float, float, float] | None
     phase_limits: tuple[int, int] | None  # (centre, last) phase encoding step
+    partition_centre: int | None  # of the second phase encoding
+    last_slice: int | None
+    trajectory: str  # "cartesian", "radial", ... in small letters
+    noise_bandwidth: float | None  # effective bandwidth of a noise readout over its nominal one
     notes: dict[str, str]
     patient: PatientTags
     warnings: tuple[str, ...]
@@ -72,21 +77,14 @@ def parse_header(text: bytes, title: str) -> AcquisitionHeader:
     ------
     CorruptScan
         If it is not XML, declares a document type or entities, or holds numbers that are none.
-    UnsupportedScan
-        If it describes a trajectory that is not Cartesian.
     """
     values, n_encodings = _parse_xml(text, title)
     warnings = []
     if n_encodings > 1:
         warnings.append(f"The header describes {n_encodings} encodings; the first one is used.")
-    trajectory = values.get("encoding/trajectory", "cartesian").lower()
+    trajectory = printable(values.get("encoding/trajectory", "") or "cartesian").lower()
     if trajectory == "epi":
         warnings.append("The header calls the scan EPI: its samples are taken as already sorted and corrected.")
-    elif trajectory != "cartesian":
-        raise UnsupportedScan(
-            f"{title}: its header describes a {trajectory[:40]!r} trajectory; only Cartesian scans are read.",
-            "Non-Cartesian scans are not implemented yet.",
-        )
     sizes: dict[str, tuple[int, int, int] | None] = {}
     fovs: dict[str, tuple[float, float, float] | None] = {}
     for space in ("encodedSpace", "reconSpace"):
@@ -113,6 +111,10 @@ def parse_header(text: bytes, title: str) -> AcquisitionHeader:
         encoded_fov=fovs["encodedSpace"],
         recon_fov=fovs["reconSpace"],
         phase_limits=_phase_limits(values, title, warnings),
+        partition_centre=_step(values, "kspace_encoding_step_2/center", title),
+        last_slice=_step(values, "slice/maximum", title),
+        trajectory=trajectory,
+        noise_bandwidth=_number(values, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", title),
         notes={key: printable(values[place]) for key, place in _NOTES.items() if values.get(place)},
         patient=PatientTags(**{key: values.get(place, "") for key, place in _PATIENT.items()}),
         warnings=tuple(warnings),
@@ -120,14 +122,20 @@ def parse_header(text: bytes, title: str) -> AcquisitionHeader:
 
 
 def _phase_limits(values: dict[str, str], title: str, warnings: list[str]) -> tuple[int, int] | None:
-    place = "encoding/encodingLimits/kspace_encoding_step_1"
-    centre, last = (_number(values, f"{place}/{end}", title) for end in ("center", "maximum"))
+    centre, last = (
+        _number(values, f"{_ENCODING}/kspace_encoding_step_1/{end}", title) for end in ("center", "maximum")
+    )
     if centre is None or last is None:
         return None
     if not 0 <= centre <= last or last == 0:  # some converters leave zeros here
         warnings.append(f"The header's phase encoding limits (centre {centre:g}, maximum {last:g}) are ignored.")
         return None
     return int(centre), int(last)
+
+
+def _step(values: dict[str, str], place: str, title: str) -> int | None:
+    number = _number(values, f"{_ENCODING}/{place}", title)
+    return None if number is None or number < 0 else int(number)
 
 
 def _number(values: dict[str, str], place: str, title: str) -> float | None:
@@ -185,5 +193,5 @@ def _parse_xml(text: bytes, title: str) -> tuple[dict[str, str], int]:
     try:
         parser.Parse(text.rstrip(b"\x00"), True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two: an unknown encoding
-        raise CorruptScan(f"{title}: its `ismrmrd_header` is not XML ({error}).", _AGAIN) from error
+        raise CorruptScan(f"{title}: its ISMRMRD header is not XML ({error}).", _AGAIN) from error
     return values, n_encodings

@@ -31,10 +31,8 @@ def check_heaps(path: Path) -> None:
     places = places_of_heaps(path)
     if len(places) > MAX_HEAPS:
         raise UnsupportedScan(f"{path.name} keeps text in more than {MAX_HEAPS} places.", "Leave the text out.")
+    check_addresses(path)
     with path.open("rb") as file:
-        start = file.read(16)
-        if (start[13:15] if start[8] < 2 else start[9:11]) != b"\x08\x08":
-            raise UnsupportedScan(f"{path.name} is HDF5 with addresses of unusual size.", "Write it again with h5py.")
         for place in places:
             file.seek(place)
             size = int.from_bytes(file.read(_HEAD)[8:], "little")
@@ -42,6 +40,20 @@ def check_heaps(path: Path) -> None:
                 size = _MAX_BYTES + 1
             if size > _MAX_BYTES:
                 raise CorruptScan(f"{path.name} is damaged: its store of text at byte {place} is broken.", _AGAIN)
+
+
+def check_addresses(path: Path) -> None:
+    """Check that an HDF5 file counts in 8 bytes, as every writer does by default.
+
+    Raises
+    ------
+    UnsupportedScan
+        If it does not.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    if (start[13:15] if start[8] < 2 else start[9:11]) != b"\x08\x08":
+        raise UnsupportedScan(f"{path.name} is HDF5 with addresses of unusual size.", "Write it again with h5py.")
 
 
 def _is_filled(heap: bytes, size: int) -> bool:

@@ -82,22 +82,25 @@ def check_complex(dtype: np.dtype[Any], title: str) -> None:
         )
 
 
-def stated_mask(raw: NDArray[Any], matrix: tuple[int, int], n_slices: int, title: str) -> NDArray[np.bool_]:
-    """The mask a file states, as ``(ky, kx)`` or ``(slice, ky, kx)``.
+def stated_mask(raw: NDArray[Any], matrix: tuple[int, ...], n_slices: int, title: str) -> NDArray[np.bool_]:
+    """The mask a file states, as ``(ky, kx)``, ``(slice, ky, kx)`` or ``(kz, ky, kx)``.
 
     Parameters
     ----------
     raw
-        ``(kx,)``, ``(ky, kx)`` or ``(slice, ky, kx)``; boolean, or numbers that are 0 or 1.
+        ``(kx,)``, or the shape of ``matrix``, or that with slices before it; boolean, or numbers that are 0 or 1.
+    matrix
+        ``(ky, kx)`` or ``(kz, ky, kx)``.
 
     Raises
     ------
     CorruptScan
         If the shape does not fit, values are neither 0 nor 1, or nothing was measured.
     """
-    if raw.shape not in ((matrix[1],), matrix, (n_slices, *matrix)):
+    raw = raw[0] if len(matrix) == 3 and raw.ndim == 4 and n_slices == 1 and len(raw) == 1 else raw
+    if raw.shape not in ((matrix[-1],), matrix, (n_slices, *matrix)):
         raise CorruptScan(
-            f"{title}: its mask has shape {raw.shape}; expected ({matrix[1]},) or {matrix} for this k-space.",
+            f"{title}: its mask has shape {raw.shape}; expected ({matrix[-1]},) or {matrix} for this k-space.",
             "Store one value for each phase encoding column.",
         )
     if raw.dtype.kind not in "biuf" or not np.isin(raw, (0, 1)).all():
@@ -119,25 +122,25 @@ def inferred_mask(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
     Parameters
     ----------
     kspace
-        ``(slice, coil, ky, kx)``.
+        ``(slice, coil, ky, kx)`` or ``(1, coil, kz, ky, kx)``.
 
     Returns
     -------
-        ``(ky, kx)`` where all slices agree, else ``(slice, ky, kx)``.
+        ``(ky, kx)`` or ``(kz, ky, kx)`` where all slices agree, else ``(slice, ky, kx)``.
     """
     masks = np.stack([_nonzero(volume) for volume in kspace])
     return masks[0] if (masks == masks[0]).all() else masks
 
 
 def _nonzero(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
-    samples = np.zeros(kspace.shape[-2:], bool)
+    samples: NDArray[np.bool_] = np.zeros(kspace.shape[1:], bool)
     for coil in kspace:
         samples |= coil != 0
-    columns = samples.any(axis=0)
-    if not columns.any():  # an empty slice says nothing of how it was sampled
+    columns = samples.any(axis=-2, keepdims=True)
+    n_inside = int(columns.sum()) * samples.shape[-2]
+    if n_inside == 0:  # an empty slice says nothing of how it was sampled
         return np.ones_like(samples)
-    inside = samples[:, columns]
-    if 1 - inside.mean() > ZERO_SHARE:
+    if 1 - samples.sum() / n_inside > ZERO_SHARE:
         return samples
     return np.ascontiguousarray(np.broadcast_to(columns, samples.shape))
 
@@ -165,7 +168,7 @@ def clear_unmeasured(
     """
     empty = []
     for index, volume in enumerate(kspace):
-        here = mask if mask.ndim == 2 else mask[index]
+        here = mask if mask.ndim == kspace.ndim - 2 else mask[index]
         if not here.all():
             volume[:, ~here] = 0
         if not volume.any():

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mri_unroll.errors import InputError, UnsupportedScan
+from mri_unroll.errors import InputError
 from mri_unroll.image import Image
 from mri_unroll.io.content import digest, plain_file, recognise
 from mri_unroll.scan import Scan
 
 _READERS = {  # each module has read(path, slices, layout) and describe(path, layout)
     "fastmri": "mri_unroll.io.fastmri",
+    "ismrmrd": "mri_unroll.io.mrd",
     "npy": "mri_unroll.io.array",
     "npz": "mri_unroll.io.array",
 }
@@ -28,15 +29,17 @@ def read_scan(path: str | Path, slices: slice | None = None, layout: str | None 
     Parameters
     ----------
     path
-        A fastMRI HDF5 file, or NumPy ``.npy`` / ``.npz``; told by its content, not by its name.
+        A fastMRI or ISMRMRD HDF5 file, or NumPy ``.npy`` / ``.npz``; told by its content, not by its name.
     slices
         Which slices, as a Python slice of step 1; None: all. Only these are loaded, so a volume can be streamed.
     layout
-        Names of the axes of a NumPy file, such as ``"slice,coil,ky,kx"``; None for other formats.
+        Names of the axes of a NumPy file, such as ``"slice,coil,ky,kx"``; which of several scans in an ISMRMRD file,
+        such as ``"repetition=1"``; None for fastMRI.
 
     Returns
     -------
-        K-space ``(slice, coil, ky, kx)`` complex64 in the file's units, exactly zero where nothing was measured.
+        K-space complex64 in the file's units, ``(slice, coil, ky, kx)``, 3-D ``(1, coil, kz, ky, kx)``, or with a
+        trajectory ``(slice, coil, sample)``; on a grid exactly zero where nothing was measured.
 
     Raises
     ------
@@ -127,9 +130,4 @@ def _reader(path: Path) -> ModuleType:
     kind = recognise(path)
     if kind == "hdf5":
         kind = importlib.import_module(_HDF5).kind_of(path)
-    if kind == "ismrmrd":
-        raise UnsupportedScan(
-            f"{path.name} is ISMRMRD raw data, whose reading is not implemented yet.",
-            "Sort its readouts into a `kspace` dataset (slice, coil, ky, kx), the fastMRI layout.",
-        )
     return importlib.import_module(_READERS[kind])

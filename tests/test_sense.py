@@ -183,3 +183,14 @@ def test_refusals_name_the_shapes() -> None:
         op.normal(torch.ones(6, 8))
     with pytest.raises(ShapeError, match=r"got \(2, 6, 8\)"):
         op.adjoint(torch.ones(2, 6, 8, dtype=torch.complex64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["lines", "points", "full"])
+def test_gpu_operator_properties(kind: str) -> None:
+    mask = masks((15, 18))[kind].cuda()
+    op = SenseOperator(unit_maps((2, 3, 15, 18), torch.complex64).cuda(), mask)
+    image, kspace = random_complex((2, 15, 18), torch.complex64, 1), random_complex((2, 3, 15, 18), torch.complex64, 2)
+    check_operator(op, image.cuda(), kspace.cuda())
+    host = SenseOperator(op.sens_maps.cpu(), mask.cpu())
+    torch.testing.assert_close(op.normal(image.cuda()).cpu(), host.normal(image), rtol=1e-4, atol=1e-5)

@@ -606,10 +606,10 @@ def test_doctor_finds_this_installation_sound(weights: Path) -> None:
     assert findings["ok"]
     assert findings["problems"] == []
     assert findings["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert findings["fft_engines"]["cpu"] == "sigpy/numpy"
+    assert findings["fft_engines"]["cpu"] == "torch+scipy"
     assert findings["weights"][0]["verified"]
     assert findings["threads"] >= 1
-    assert "sigpy/numpy" in run("doctor").stdout
+    assert "torch+scipy" in run("doctor").stdout
 
 
 def test_doctor_tells_a_broken_library(monkeypatch: pytest.MonkeyPatch) -> None:

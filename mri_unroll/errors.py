@@ -12,6 +12,7 @@
       ShapeError            arrays do not fit (also ValueError)  exit 70
       DeviceError           no such device, or out of memory     exit 75
       ConvergenceError      a solver stopped short, strict mode  exit 70
+    ConvergenceWarning      a solver stopped short where no status can say so
 
 ``message`` says what was expected and what came; ``hint`` says what to do about it. Exit codes are mapped at the doors
 (command line, service), never here.
@@ -72,3 +73,7 @@ class DeviceError(MriUnrollError):
 
 class ConvergenceError(MriUnrollError):
     """A solver did not reach its tolerance and ``strict=True`` was asked for."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver did not reach its tolerance where no result can say so, such as in a backward pass."""

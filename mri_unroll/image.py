@@ -14,7 +14,7 @@ from mri_unroll.scan import Geometry, PatientTags
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """What was found, one entry a slice, and warnings as sentences."""
+    """What was found, one entry a slice (one in all for a volume solved as one), and warnings as sentences."""
 
     data_residual: tuple[
         float, ...
@@ -36,7 +36,7 @@ class Provenance:
     parameters: dict[str, Any] = field(default_factory=dict)  # as they ran, defaults resolved
     input_digest: str | None = None  # "sha256:..." of the file that was read
     weights_digest: str | None = None  # "sha256:..." of the weights file; None for classical methods
-    scale: tuple[float, ...] = ()  # per slice: k-space was divided by this, the picture multiplied by it
+    scale: tuple[float, ...] = ()  # as in Diagnostics: k-space was divided by this, the picture multiplied by it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mri_unroll import __version__
 from mri_unroll.config import ReconstructionConfig
-from mri_unroll.errors import InputError
+from mri_unroll.errors import InputError, UnsupportedScan
 from mri_unroll.image import Image, join
 from mri_unroll.io.preview import write_preview
 from mri_unroll.io.registry import describe, read_scan, volume_format, write_image
@@ -23,10 +23,10 @@ from mri_unroll.io.sidecar import write_sidecar
 from mri_unroll.metrics import CONVENTION
 from mri_unroll.physics.sampling import effective_acceleration
 from mri_unroll.quality import QualityReport, assess
-from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.recon.noncartesian import SampledTrajectory
+from mri_unroll.recon.parts import sampling_of, take_apart
 from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
 from mri_unroll.recon.retrospective import undersample
-from mri_unroll.recon.slicewise import slice_data
 from mri_unroll.report import ReportContent, write_report
 from mri_unroll.scan import Scan
 
@@ -60,6 +60,9 @@ class _Volume:
     reference_name: str | None
     warnings: tuple[str, ...]
     acceleration: float
+    slices: tuple[int, int]  # [first, last) of the file; of a 3-D scan its partitions
+    middle: Scan  # the part of the scan that holds the middle slice, which the report shows
+    middle_first: int  # index into image.pixels of its first slice
 
 
 def reconstruct_file(
@@ -107,8 +110,8 @@ def reconstruct_file(
     volume = _stream(path, layout, config, reconstructor, (first, last), events)
     quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings)
     seconds = time.perf_counter() - started
-    summary = _summary(path, config, volume, quality, seconds, (first, last))
-    content = _report_content(path, layout, config, volume, quality, found, summary, (first, last))
+    summary = _summary(path, config, volume, quality, seconds)
+    content = _report_content(path, volume, quality, found, summary)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
     write_image(volume.image, targets[0], overwrite=config.overwrite)
@@ -134,17 +137,22 @@ def _stream(
     slices: tuple[int, int],
     events: Events,
 ) -> _Volume:
-    """Read, undersample and reconstruct a few slices at a time."""
+    """Read, undersample and reconstruct a few slices at a time; a 3-D scan comes as one."""
     first, last = slices
     images: list[Image] = []
     references: list[NDArray[np.float32]] = []
     reference_name: str | None = None
     warnings: dict[str, None] = {}
     full = make_reconstructor("zero-filled")
-    total, acceleration = last - first, 1.0
-    events({"event": "progress", "done": 0, "total": total})
+    acceleration = 1.0
+    events({"event": "progress", "done": 0, "total": last - first})
     for start in range(first, last, CHUNK):
         scan = read_scan(path, slice(start, min(start + CHUNK, last)), layout)
+        if scan.ndim == 3 and config.slices is not None:
+            raise UnsupportedScan(
+                "A 3-D scan is reconstructed as a whole: its partitions are not independent slices.",
+                "Leave out --slices.",
+            )
         warnings |= dict.fromkeys(scan.source.warnings)
         if scan.reference is not None:
             references.append(scan.reference)
@@ -153,12 +161,15 @@ def _stream(
             references.append(full.reconstruct(scan).pixels)
             reference_name = "the root sum of squares of the fully sampled data, computed here"
         scan = _accelerated(scan, config)
-        acceleration = effective_acceleration(scan.mask)
+        acceleration = _effective_acceleration(scan)
+        of_volume = scan.ndim == 3
 
-        def progress(done: int, _: int, offset: int = start - first) -> None:
-            events({"event": "progress", "done": offset + done, "total": total})
+        def progress(done: int, total: int, offset: int = start - first, of_volume: bool = of_volume) -> None:
+            events({"event": "progress", "done": offset + done, "total": total if of_volume else last - first})
 
         images.append(reconstructor.reconstruct(scan, progress=progress))
+        if of_volume or start - first <= (last - first) // 2 < start - first + CHUNK:
+            middle, middle_first = scan, start - first
     image = join(images)
     reference = np.concatenate(references) if references else None
     if reference is not None and reference.shape != image.pixels.shape:
@@ -166,7 +177,17 @@ def _stream(
             f"The reference {reference.shape} and the picture {image.pixels.shape} differ in size: not scored."
         ] = None
         reference = reference_name = None
-    return _Volume(image, reference, reference_name, tuple(warnings), acceleration)
+    held = (first, first + len(image.pixels))
+    return _Volume(image, reference, reference_name, tuple(warnings), acceleration, held, middle, middle_first)
+
+
+def _effective_acceleration(scan: Scan) -> float:
+    """Grid points for each one measured; off the grid, within what the trajectory covers."""
+    if scan.mask is not None:
+        return effective_acceleration(scan.mask)
+    sampling = sampling_of(scan)
+    assert isinstance(sampling, SampledTrajectory)
+    return sampling.acceleration
 
 
 def _targets(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
@@ -207,7 +228,6 @@ def _summary(
     volume: _Volume,
     quality: QualityReport,
     seconds: float,
-    slices: tuple[int, int],
 ) -> dict[str, Any]:
     """The sidecar."""
     made = volume.image.provenance
@@ -218,7 +238,7 @@ def _summary(
         "parameters": made.parameters,
         "input": path.name,
         "input_digest": made.input_digest,
-        "slices": list(slices),
+        "slices": list(volume.slices),
         "shape": list(volume.image.pixels.shape),
         "scale": list(made.scale),
         "device": made.device,
@@ -248,32 +268,31 @@ def _summary(
 
 
 def _report_content(
-    path: Path,
-    layout: str | None,
-    config: ReconstructionConfig,
-    volume: _Volume,
-    quality: QualityReport,
-    found: dict[str, Any],
-    summary: dict[str, Any],
-    slices: tuple[int, int],
+    path: Path, volume: _Volume, quality: QualityReport, found: dict[str, Any], summary: dict[str, Any]
 ) -> ReportContent:
-    """What the report shows of the middle slice: it is read once more, so that streaming need not keep it."""
-    shown = volume.image.pixels.shape[0] // 2
-    scan = _accelerated(read_scan(path, slice(slices[0] + shown, slices[0] + shown + 1), layout), config)
-    zero_filled = make_reconstructor("zero-filled").reconstruct(scan).pixels[0]
-    kspace, mask = slice_data(scan, 0)
-    with torch.inference_mode():
-        sens_maps = calibrate_slice(kspace, mask).op.sens_maps[0].numpy()
+    """What the report shows of the middle slice."""
+    scan, shown = volume.middle, volume.image.pixels.shape[0] // 2
+    index = shown - volume.middle_first
+    zero_filled = make_reconstructor("zero-filled").reconstruct(scan).pixels[index]
+    sampling = sampling_of(scan, index if scan.ndim == 2 else 0)
+    parts = take_apart(scan)
+    sens_maps = None
+    if len(parts.shape) == 2:  # of a volume that stays whole, maps would cost as much again as the picture
+        across = parts.axis != 0
+        with torch.inference_mode():
+            sens_maps = parts.take(parts.count // 2 if across else index).calibrated().op.sens_maps[0].numpy()
     return ReportContent(
         title=path.name,
         image=volume.image,
         quality=quality,
         shown=shown,
-        first_slice=slices[0],
+        first_slice=volume.slices[0],
         zero_filled=zero_filled,
         reference=None if volume.reference is None else volume.reference[shown],
-        mask=scan.mask if scan.mask.ndim == 2 else scan.mask[0],
+        mask=None if isinstance(sampling, SampledTrajectory) else sampling,
+        trajectory=sampling.coordinates.numpy() if isinstance(sampling, SampledTrajectory) else None,
         sens_maps=sens_maps,
         found=found,
         summary=summary,
+        volume=scan.is_cartesian and scan.ndim == 3,
     )

@@ -16,9 +16,12 @@ from mri_unroll.nets import ModelConfig, build
 from mri_unroll.nets.complex import from_channels, to_channels
 from mri_unroll.nets.model import digest, load, save
 from mri_unroll.nets.prior import UNetPrior
-from mri_unroll.nets.steps import GradientStep, data_consistency
+from mri_unroll.nets.steps import GradientStep, ProximalStep, data_consistency
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.physics import SenseOperator
+from mri_unroll.recon.reconstructor import shipped_models
+from mri_unroll.solvers import fista, ista
+from mri_unroll.solvers.shrinkage import soft_threshold
 
 SMALL = ModelConfig(n_steps=2, n_cg=2, n_start_cg=3, widths=(4, 6))
 
@@ -86,6 +89,92 @@ def test_unrolled_gradient_step_with_identity_prior_is_gradient_descent() -> Non
     iterates = list(network.iterates(adjoint_kspace, op, torch.zeros(1, 2)))
     for before, after in itertools.pairwise(iterates):
         torch.testing.assert_close(after, before - (op.normal(before) - adjoint_kspace))
+
+
+class _SoftThreshold(torch.nn.Module):
+    def forward(self, image: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        return soft_threshold(image[:, 0], 0.05)
+
+
+@pytest.mark.parametrize("momentum", ["none", "fista", "learned"])
+def test_unrolled_network_with_a_classical_prox_is_its_algorithm(momentum: str) -> None:
+    op, adjoint_kspace = problem((6, 7), torch.complex128)
+    network = Unrolled([GradientStep(_SoftThreshold()) for _ in range(8)], 2, 2, momentum).double()
+    iterates = list(network.iterates(adjoint_kspace, op, torch.zeros(1, 2, dtype=torch.float64)))
+    for count, image in enumerate(iterates[1:], start=1):
+        expected = (ista if momentum == "none" else fista)(
+            lambda x: op.gradient(x, adjoint_kspace),
+            lambda x: soft_threshold(x, 0.05),
+            iterates[0].detach(),
+            1.0,
+            n_iterations=count,
+        )
+        # FISTA's weights are kept in single precision, like every weight
+        torch.testing.assert_close(image, expected.value, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(iterates[-1], iterates[-2], rtol=1e-3)
+
+
+def test_only_learned_momentum_has_weights_that_are_trained_and_saved(tmp_path: Path) -> None:
+    op, adjoint_kspace = problem((6, 7))
+    for momentum in ("none", "fista", "learned"):
+        config = ModelConfig(n_steps=4, n_cg=1, n_start_cg=1, widths=(3,), momentum=momentum)
+        network = build(config)
+        assert ("momentum_weights" in dict(network.named_parameters())) == (momentum == "learned")
+        if momentum == "learned":
+            assert network.momentum_weights.shape == (3,)
+            network(adjoint_kspace, op, torch.zeros(1, 2)).value.abs().sum().backward()
+            assert bool((network.momentum_weights.grad != 0)[1:].all())
+            with torch.no_grad():
+                network.momentum_weights.copy_(torch.tensor([0.5, -0.25, 0.125]))
+        save(network, config, {}, tmp_path / "a.safetensors")
+        loaded, found, _ = load(tmp_path / "a.safetensors")
+        assert found.momentum == momentum
+        torch.testing.assert_close(loaded.momentum_weights, network.momentum_weights.detach())
+    build(ModelConfig(n_steps=1, widths=(3,), momentum="learned"))
+
+
+def test_weights_from_before_momentum_and_equilibria_still_load() -> None:
+    network, config, _ = load(shipped_models()["unrolled"])
+    assert (config.kind, config.momentum) == ("unrolled", "none")
+    assert isinstance(network, Unrolled)
+
+
+def _small_prior() -> UNetPrior:
+    prior = UNetPrior(n_evidence=1, n_strength=2, widths=(2, 3))
+    torch.nn.init.normal_(prior.last.weight, std=0.1)
+    return prior
+
+
+LAYERS = {
+    "prior": _small_prior,
+    "proximal step": lambda: ProximalStep(_small_prior(), 2, n_cg=2),
+    "gradient step": lambda: GradientStep(_small_prior()),
+    "unrolled": lambda: Unrolled(
+        [GradientStep(_small_prior()), ProximalStep(_small_prior(), 2, 2)], 2, 2, momentum="learned"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradcheck(name: str) -> None:
+    """By inputs and all parameters, in double precision; equilibria are checked in test_equilibrium."""
+    torch.manual_seed(0)
+    layer = LAYERS[name]().double()
+    op, adjoint_kspace = problem((5, 6), torch.complex128)
+    image = random_complex((1, 5, 6), torch.complex128, 3)
+    strength = torch.randn(1, 2, dtype=torch.float64)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def run(image: torch.Tensor, data: torch.Tensor, strength: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        arguments = {
+            "prior": (torch.stack([image, data], dim=1), strength),
+            "unrolled": (data, op, strength),
+        }.get(name, (image, data, op, strength))
+        result = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), arguments)
+        return result.value if name == "unrolled" else result
+
+    inputs = tuple(x.detach().requires_grad_() for x in (image, adjoint_kspace, strength, *parameters))
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
 def test_tied_steps_share_their_weights() -> None:

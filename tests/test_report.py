@@ -172,6 +172,36 @@ def test_point_mask_keeps_its_shape(tmp_path: Path) -> None:
     assert "fully sampled centre (ACS), 8 × 8 samples" in text_of(page)
 
 
+def test_samples_off_the_grid_are_drawn_where_they_lie(tmp_path: Path) -> None:
+    angle = np.linspace(0, np.pi, 40, endpoint=False)[:, None]
+    radius = np.linspace(-24, 24, 97)
+    spokes = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=-1).reshape(-1, 2).astype(np.float32)
+    summary = {"seconds": 1.0, "effective_acceleration": 2.5}
+    page = render(make_content(mask=None, trajectory=spokes, summary=summary), tmp_path)
+    text = text_of(page)
+    assert "3880 samples off the grid, 2.50-fold undersampled against Nyquist" in text
+    assert "The centre of k-space was not measured." not in text
+    picture = np.asarray(next(shown for name, shown in pictures(page).items() if "off the grid" in name))
+    middle = picture.shape[0] // 2
+    assert picture[middle - 3 : middle + 3, middle - 3 : middle + 3].max() == 255
+    assert not picture[:20, :20].any()
+    assert "as dense as Nyquist asks for" in text_of(
+        render(make_content(mask=None, trajectory=spokes, summary=summary | {"effective_acceleration": 1.0}), tmp_path)
+    )
+    for wrong in ({"mask": None}, {"trajectory": spokes}):
+        with pytest.raises(ShapeError, match="either"):
+            make_content(**wrong)
+
+
+def test_one_residual_stands_for_a_volume(tmp_path: Path) -> None:
+    content = make_content(volume=True)
+    quality = dataclasses.replace(content.quality, data_residual=(0.0421,))
+    text = text_of(render(dataclasses.replace(content, quality=quality), tmp_path))
+    assert text.count("4.21\N{NO-BREAK SPACE}%") >= 2
+    assert "plane of both phase encodings" in text
+    assert "all slices" not in text
+
+
 def test_every_number_and_sentence_is_there(tmp_path: Path) -> None:
     content = make_content(summary={"seconds": 12.5, "input_digest": "sha256:" + "cd" * 32, "retrospective": {
         "accelerate": 4.0, "mask": "equispaced", "center_fraction": 0.08, "seed": 3}})  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +16,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mri_unroll.errors import ConfigError, ModelError
-from mri_unroll.nets.prior import UNetPrior
+from mri_unroll.nets.contraction import ContractivePrior
+from mri_unroll.nets.equilibrium import Equilibrium
+from mri_unroll.nets.lista import Momentum
+from mri_unroll.nets.prior import Prior, UNetPrior
 from mri_unroll.nets.steps import GradientStep, ProximalStep
 from mri_unroll.nets.unrolled import Unrolled
+from mri_unroll.solvers.fixed_point import Method, fixed_point
+from mri_unroll.solvers.implicit import Backward
+
+Network = Unrolled | Equilibrium
 
 N_STRENGTH = 2  # log noise level, log sampled fraction: see recon.calibrate.strength_features
 
@@ -26,32 +34,71 @@ N_STRENGTH = 2  # log noise level, log sampled fraction: see recon.calibrate.str
 class ModelConfig:
     """Everything needed to build a network before its weights are loaded."""
 
-    n_steps: int = 5
+    kind: str = "unrolled"  # or "equilibrium": the fixed point of one step
+    n_steps: int = 5  # of an unrolled network
     tied: bool = False  # one set of weights for all steps
+    momentum: Momentum = "none"  # skip connections past a step: "none", "fista" or "learned"
     data_term: str = "cg"  # "cg": proximal map of the data term; "gradient": one gradient step
     n_cg: int = 4  # conjugate gradients per step
     n_start_cg: int = 8  # conjugate gradients before the first step
     widths: tuple[int, ...] = (48, 64, 96)  # U-Net channels per level
+    # The rest is for equilibria; see `Equilibrium`, `fixed_point` and `ContractivePrior`.
+    contraction: float = 0.8  # what a fresh step contracts by, 0..1; nearer 1 trains less steadily
+    method: Method = "anderson"  # or "picard", "broyden"
+    tolerance: float = 1e-3  # relative residual of both passes
+    n_iterations: int = 30  # at most, of both passes
+    backward: Backward = "implicit"  # or "neumann", "one-step"
+    n_terms: int = 5  # of a Neumann series
 
     def __post_init__(self) -> None:
-        if self.data_term not in ("cg", "gradient"):
-            raise ConfigError(f"Expected data_term 'cg' or 'gradient', got {self.data_term!r}.")
-        if self.n_steps < 1 or self.n_start_cg < 1 or not self.widths:
-            raise ConfigError("Expected at least one step, one starting iteration and one U-Net level.")
+        for name, choices in (
+            ("kind", ("unrolled", "equilibrium")),
+            ("momentum", get_args(Momentum)),
+            ("data_term", ("cg", "gradient")),
+            ("method", get_args(Method)),
+            ("backward", get_args(Backward)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"Expected {name} in {choices}, got {getattr(self, name)!r}.")
+        if min(self.n_steps, self.n_start_cg, self.n_iterations) < 1 or not self.widths:
+            raise ConfigError("Expected at least one step, one starting iteration, one iteration and one U-Net level.")
+        if not (0 < self.contraction < 1 and self.tolerance >= 0 and self.n_terms >= 0):
+            raise ConfigError(
+                f"Expected 0 < contraction < 1, tolerance >= 0 and n_terms >= 0, got {self.contraction}, "
+                f"{self.tolerance} and {self.n_terms}."
+            )
+        if self.kind == "equilibrium" and self.momentum != "none":
+            raise ConfigError(
+                "Expected no momentum in an equilibrium: it would change the step from one iteration to the next.",
+                "Its solver accelerates; choose `method`.",
+            )
 
 
-def build(config: ModelConfig) -> Unrolled:
+def build(config: ModelConfig) -> Network:
     """The network of a configuration, with fresh weights."""
 
-    def step() -> nn.Module:
-        prior = UNetPrior(n_evidence=1, n_strength=N_STRENGTH, widths=config.widths)
+    def step(contraction: float | None = None) -> nn.Module:
+        prior: Prior = UNetPrior(n_evidence=1, n_strength=N_STRENGTH, widths=config.widths)
+        if contraction is not None:
+            prior = ContractivePrior(prior, contraction)
         return ProximalStep(prior, N_STRENGTH, config.n_cg) if config.data_term == "cg" else GradientStep(prior)
 
+    if config.kind == "equilibrium":
+        solver = functools.partial(
+            fixed_point, method=config.method, tolerance=config.tolerance, n_iterations=config.n_iterations
+        )
+        return Equilibrium(
+            step(config.contraction),
+            n_start_cg=config.n_start_cg,
+            solver=solver,
+            backward=config.backward,
+            n_terms=config.n_terms,
+        )
     steps = [step()] * config.n_steps if config.tied else [step() for _ in range(config.n_steps)]
-    return Unrolled(steps, N_STRENGTH, config.n_start_cg)
+    return Unrolled(steps, N_STRENGTH, config.n_start_cg, config.momentum)
 
 
-def save(network: Unrolled, config: ModelConfig, card: dict[str, Any], path: Path) -> None:
+def save(network: nn.Module, config: ModelConfig, card: dict[str, Any], path: Path) -> None:
     """Write weights in half precision with their configuration and model card inside one safetensors file.
 
     Half precision keeps a quality network under the size that a source repository carries well; weights are of order
@@ -63,7 +110,7 @@ def save(network: Unrolled, config: ModelConfig, card: dict[str, Any], path: Pat
     save_file(tensors, path, metadata=metadata)
 
 
-def load(path: Path) -> tuple[Unrolled, ModelConfig, dict[str, Any]]:
+def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
     """Read what `save` wrote: the network in evaluation mode, its configuration and its card.
 
     Raises

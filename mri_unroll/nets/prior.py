@@ -21,12 +21,6 @@ class Prior(Protocol):
         ...
 
 
-def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
-    r"""Proximal map of :math:`t\|x\|_1`: shrinks the modulus by ``threshold`` and keeps sign or phase."""
-    size = x.abs()
-    return x * ((size - threshold).clamp_min(0) / size.clamp_min(torch.finfo(size.dtype).tiny))
-
-
 class _DoubleConvolution(nn.Sequential):
     """Two 3 x 3 convolutions with leaky rectifiers. No normalisation: brightness must pass through unchanged."""
 

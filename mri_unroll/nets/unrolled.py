@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from mri_unroll.errors import ConfigError
+from mri_unroll.nets.lista import Momentum, fista_momentum
 from mri_unroll.nets.steps import data_consistency
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.solvers.solution import FIXED_COUNT, Solution
@@ -15,6 +18,8 @@ from mri_unroll.solvers.solution import FIXED_COUNT, Solution
 
 class Unrolled(nn.Module):
     r"""A start by regularised least squares, then K learned steps.
+
+    With momentum, step ``k`` starts at :math:`x_k + \beta_k (x_k - x_{k-1})`: a skip connection past one layer.
 
     Parameters
     ----------
@@ -24,27 +29,42 @@ class Unrolled(nn.Module):
         Length of the strength vector.
     n_start_cg
         Conjugate gradients of the start, :math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`.
+    momentum
+        ``"none"``; ``"fista"``: the weights :math:`\beta_k` of FISTA; ``"learned"``: they start there.
 
     Notes
     -----
-    Gregor and LeCun, ICML 2010; Hammernik et al., Magn. Reson. Med. 79, 3055 (2018), doi:10.1002/mrm.26977.
+    Gregor and LeCun, ICML 2010; Hammernik et al., Magn. Reson. Med. 79, 3055 (2018), doi:10.1002/mrm.26977; momentum:
+    Beck and Teboulle, SIAM J. Imaging Sci. 2, 183 (2009), doi:10.1137/080716542.
     """
 
-    def __init__(self, steps: list[nn.Module], n_strength: int, n_start_cg: int) -> None:
+    def __init__(self, steps: list[nn.Module], n_strength: int, n_start_cg: int, momentum: Momentum = "none") -> None:
         super().__init__()
+        if momentum not in get_args(Momentum):
+            raise ConfigError(f"Expected momentum in {get_args(Momentum)}, got {momentum!r}.")
         self.steps = nn.ModuleList(steps)
         self.n_start_cg = n_start_cg
         self.log_start_weight = nn.Linear(n_strength, 1)
         nn.init.zeros_(self.log_start_weight.weight)
         nn.init.constant_(self.log_start_weight.bias, math.log(0.01))
+        # One weight for each step but the first, which has nothing behind it.
+        weights = fista_momentum(len(steps))[1:].float() if momentum != "none" else torch.zeros(0)
+        if momentum == "learned" and len(weights):
+            self.momentum_weights = nn.Parameter(weights)
+        else:
+            self.register_buffer("momentum_weights", weights, persistent=False)
 
     def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
         """Yield ``x_0, x_1, ... x_K``: deep supervision and convergence plots look inside the network with this."""
         weight = torch.exp(self.log_start_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
         image = data_consistency(op, adjoint_kspace, torch.zeros_like(adjoint_kspace), weight, self.n_start_cg)
         yield image
-        for step in self.steps:
-            image = step(image, adjoint_kspace, op, strength)
+        before = image
+        for index, step in enumerate(self.steps):
+            point = image
+            if index and len(self.momentum_weights):
+                point = image + self.momentum_weights[index - 1] * (image - before)
+            image, before = step(point, adjoint_kspace, op, strength), image
             yield image
 
     def forward(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Solution:

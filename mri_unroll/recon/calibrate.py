@@ -1,13 +1,16 @@
-"""Where data meets physics: one slice of k-space becomes a scaled forward problem.
+"""Where data meets physics: k-space on a grid becomes a scaled forward problem.
 
 The same function serves reconstruction and training, so that a network meets at the scanner exactly the maps, scales
-and noise estimates it was trained with.
+and noise estimates it was trained with. What does not lie on a grid is calibrated in `recon.noncartesian`, to the same
+kind of problem.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,31 +21,45 @@ from mri_unroll.physics.coils import (
     espirit_maps,
     low_resolution_images,
     low_resolution_maps,
-    mix_coils,
 )
+from mri_unroll.physics.nufft import NufftOperator
 from mri_unroll.physics.sampling import detect_acs
 from mri_unroll.physics.sense import SenseOperator
 
 MAX_COILS = 12  # more are compressed to as many virtual coils; keeps the cost of a slice bounded
 MIN_ACS = 4  # calibration lines below which ESPIRiT has no patches to learn from
-_ACS_LIMIT = 24  # calibration beyond this many lines sharpens nothing and costs time
+ACS_LIMIT = 24  # calibration beyond this many lines sharpens nothing and costs time
+KERNEL_WIDTHS = {2: 6, 3: 4}  # of ESPIRiT by dimension: in 3-D the cost grows with the ninth power
+FALLBACK = 8  # central lines from which maps are made where too few are fully sampled
+
+Op = TypeVar("Op", SenseOperator, NufftOperator)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CalibratedSlice:
+class CalibratedProblem(Generic[Op]):
     """A forward problem in units where bright tissue is near 1."""
 
-    op: SenseOperator  # maps (1, coil, y, x), mask (1, 1, ky, kx)
-    kspace: Tensor  # (1, coil, ky, kx), divided by `scale`, zero where not measured
-    scale: float  # in the scan's units; 1 for an empty slice
-    noise_level: float  # standard deviation of one complex k-space sample, in units of `scale`
-    sampled_fraction: float  # measured samples over grid points
+    op: Op  # batch of one
+    kspace: Tensor  # (1, coil, ...), divided by `scale`: on a grid zero where not measured, else times sqrt(weights)
+    scale: float  # in the scan's units; 1 where there is no signal
+    noise_level: float  # standard deviation of one complex sample at Nyquist density, in units of `scale`
+    sampled_fraction: float  # measured samples over grid points, each at most once
     warnings: tuple[str, ...]
+    lipschitz: float = 1.0  # bound of the squared norm of `op`; 1 is sure on a grid, with coil maps of unit norm
 
     @property
     def strength(self) -> Tensor:
         """What a network is conditioned on, ``(1, 2)``: see `strength_features`."""
         return strength_features(self.noise_level, self.sampled_fraction).to(self.kspace.device)
+
+    def data_residual(self, image: Tensor) -> float:
+        """``||A x - y|| / ||y||`` over the measured samples, weighted as `op` weights them."""
+        error = self.op.forward(image) - self.kspace
+        return float(torch.linalg.vector_norm(error) / torch.linalg.vector_norm(self.kspace))
+
+
+CalibratedSlice = CalibratedProblem[SenseOperator]
+Problem = CalibratedProblem[SenseOperator] | CalibratedProblem[NufftOperator]
 
 
 def strength_features(noise_level: float, sampled_fraction: float) -> Tensor:
@@ -52,53 +69,105 @@ def strength_features(noise_level: float, sampled_fraction: float) -> Tensor:
     return torch.tensor([[noise, density]], dtype=torch.float32)
 
 
-def calibrate_slice(kspace: Tensor, mask: Tensor) -> CalibratedSlice:
-    """Estimate coil maps, scale and noise of one slice from what was measured.
+def calibrate_slice(
+    kspace: Tensor, mask: Tensor, *, scale: float | None = None, noise: float | None = None
+) -> CalibratedSlice:
+    """Estimate coil maps, scale and noise of one slice, or of one volume, from what was measured.
 
     Parameters
     ----------
     kspace
-        Complex ``(coil, ky, kx)``, any units; values outside the mask are ignored.
+        Complex ``(coil, [kz,] ky, kx)``, any units; values outside the mask are ignored.
     mask
-        Boolean ``(ky, kx)``.
+        Boolean ``([kz,] ky, kx)``.
+    scale, noise
+        Brightness and noise per sample of the volume that the slice belongs to, in the units of ``kspace``; None:
+        estimated from the slice itself.
     """
-    warnings: list[str] = []
-    shape = (kspace.shape[-2], kspace.shape[-1])
-    kspace = torch.where(mask, kspace, torch.zeros((), dtype=kspace.dtype, device=kspace.device))
-    # Data may come in units of 1e-8 or 1e8: bring it near one before anything squares it.
+    shape = tuple(kspace.shape[1:])
+    kspace, magnitude = near_one(torch.where(mask, kspace, 0))
+    kspace = compressed(kspace)
+    sides = dense_sides(mask)
+    reliable = min(sides) >= MIN_ACS
+    calibration = kspace[:, *middle(shape, sides if reliable else [FALLBACK] * len(shape))]
+    sens_maps, own_scale = coil_maps(calibration, shape, reliable)
+    in_units = own_scale if scale is None else scale / magnitude
+    return CalibratedProblem(
+        op=SenseOperator(sens_maps[None], mask[None, None], ndim=len(shape)),
+        kspace=kspace[None] / in_units,
+        scale=in_units * magnitude,
+        noise_level=(estimate_noise(kspace, mask) if noise is None else noise / magnitude) / in_units,
+        sampled_fraction=float(mask.float().mean()),
+        warnings=() if reliable else few_samples(min(sides), kspace.shape[0]),
+    )
+
+
+def dense_sides(mask: Tensor) -> list[int]:
+    """Sides of the fully sampled block around the centre of k-space, at most `ACS_LIMIT` each; of a volume a cube."""
+    if mask.ndim == 2:
+        return [min(block.stop - block.start, ACS_LIMIT) for block in detect_acs(mask.cpu().numpy())]
+    whole = (n for n in range(ACS_LIMIT, 0, -1) if bool(mask[middle(mask.shape, [n] * mask.ndim)].all()))
+    return [next(whole, 0)] * mask.ndim
+
+
+def near_one(kspace: Tensor) -> tuple[Tensor, float]:
+    """K-space over its largest magnitude, and that: data may come in units of 1e-8 or 1e8, and squares overflow."""
     magnitude = float(kspace.abs().max()) or 1.0
-    kspace = kspace / magnitude
-    if kspace.shape[0] > MAX_COILS:
-        kspace = mix_coils(kspace, compression_matrix(kspace, MAX_COILS))
-    rows, columns = detect_acs(mask.cpu().numpy())
-    calibration = _trim(kspace, rows, columns)
-    n_lines = min(calibration.shape[-2:])
-    if kspace.shape[0] == 1:
-        sens_maps = torch.ones_like(kspace)
-    elif n_lines >= MIN_ACS:
-        sens_maps, _ = espirit_maps(calibration, shape)
+    return kspace / magnitude, magnitude
+
+
+def compressed(kspace: Tensor) -> Tensor:
+    """At most `MAX_COILS` virtual coils of ``(coil, ...)``."""
+    if kspace.shape[0] <= MAX_COILS:
+        return kspace
+    return torch.tensordot(compression_matrix(kspace, MAX_COILS), kspace, dims=1)
+
+
+def few_samples(n_lines: int, n_coils: int) -> tuple[str, ...]:
+    """What to tell where the centre of k-space does not suffice for coil maps; nothing for a single coil."""
+    if n_coils == 1:
+        return ()
+    return (
+        f"Only {n_lines} central k-space lines are fully sampled; coil maps were estimated from the undersampled "
+        "centre and may be wrong. Acquire at least 8 calibration lines.",
+    )
+
+
+def coil_maps(calibration: Tensor, shape: tuple[int, ...], reliable: bool) -> tuple[Tensor, float]:
+    """Coil maps of unit norm that carry the smooth phase of the object, and how bright tissue is with them.
+
+    Parameters
+    ----------
+    calibration
+        Centre of k-space, ``(coil, [nz,] ny, nx)``, zero frequency at ``n // 2``.
+    shape
+        ``([z,] y, x)``.
+    reliable
+        The centre was fully sampled: ESPIRiT; else the maps are made from low-resolution coil images.
+
+    Returns
+    -------
+    sens_maps
+        ``(coil, [z,] y, x)``.
+    scale
+        In the units of ``calibration``.
+    """
+    if calibration.shape[0] == 1:
+        sens_maps = calibration.new_ones(1, *shape)
+    elif reliable:
+        sens_maps, _ = espirit_maps(calibration, shape, kernel_width=KERNEL_WIDTHS[len(shape)])
     else:
-        warnings.append(
-            f"Only {n_lines} central k-space lines are fully sampled; coil maps were estimated from the undersampled "
-            "centre and may be wrong. Acquire at least 8 calibration lines."
-        )
-        calibration = _trim(kspace, *(slice(n // 2 - min(8, n) // 2, n // 2 + (min(8, n) + 1) // 2) for n in shape))
         sens_maps = low_resolution_maps(calibration, shape)
     sens_maps = absorb_phase(sens_maps, calibration)
-    picture = (sens_maps.conj() * low_resolution_images(calibration, shape)).sum(0).abs()
-    scale = float(torch.quantile(picture.flatten()[:: max(1, picture.numel() // 2**16)], 0.99))
-    if not scale > 0:
-        scale = float(picture.max()) or 1.0
-    kspace = kspace / scale
-    op = SenseOperator(sens_maps[None], mask[None, None])
-    return CalibratedSlice(
-        op=op,
-        kspace=kspace[None],
-        scale=scale * magnitude,
-        noise_level=estimate_noise(kspace, mask),
-        sampled_fraction=float(mask.float().mean()),
-        warnings=tuple(warnings),
-    )
+    return sens_maps, brightness((sens_maps.conj() * low_resolution_images(calibration, shape)).sum(0))
+
+
+def brightness(picture: Tensor) -> float:
+    """What counts as bright: the 99th percentile of the magnitude; 1 for an empty picture."""
+    size = picture.abs().flatten()
+    size = size[:: max(1, size.numel() // 2**16)]
+    level = float(torch.quantile(size, 0.99))
+    return level if level > 0 else float(size.max()) or 1.0
 
 
 def estimate_noise(kspace: Tensor, mask: Tensor) -> float:
@@ -111,27 +180,26 @@ def estimate_noise(kspace: Tensor, mask: Tensor) -> float:
     Parameters
     ----------
     kspace
-        ``(coil, ky, kx)``, zero outside the mask.
+        ``(coil, [kz,] ky, kx)``, zero outside the mask.
     mask
-        ``(ky, kx)``.
+        ``([kz,] ky, kx)``.
     """
-    power = torch.where(mask, kspace.abs().square(), torch.zeros((), device=kspace.device))
-    filled = (power > 0).any(-1).any(0).nonzero().flatten()
+    power = torch.where(mask, kspace.abs().square(), 0).movedim(-2, 0).flatten(1)
+    filled = (power > 0).any(-1).nonzero().flatten()
     if filled.numel() == 0:
         return 0.0
     count = max(1, filled.numel() // 16)
-    ends = torch.cat([filled[:count], filled[-count:]]).unique()
-    values = power[:, ends]
-    values = values[values > 0]
+    return noise_of(power[torch.cat([filled[:count], filled[-count:]]).unique()])
+
+
+def noise_of(power: Tensor) -> float:
+    """Standard deviation of complex Gaussian noise from the squared magnitudes of its samples; zeros do not count."""
+    values = power[power > 0]
     return math.sqrt(float(values.median()) / math.log(2.0)) if values.numel() else 0.0
 
 
-def _trim(kspace: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Cut the calibration block, at most `_ACS_LIMIT` a side, keeping zero frequency at ``n // 2`` of the block."""
-
-    def limit(block: slice, n: int) -> slice:
-        length = min(block.stop - block.start, _ACS_LIMIT)
-        start = n // 2 - length // 2
-        return slice(start, start + length)
-
-    return kspace[:, limit(rows, kspace.shape[-2]), limit(columns, kspace.shape[-1])]
+def middle(shape: tuple[int, ...], sides: Sequence[int]) -> tuple[slice, ...]:
+    """The block of at most ``sides`` samples around zero frequency, which comes to lie at ``side // 2`` of it."""
+    lengths = [min(n, side) for n, side in zip(shape, sides, strict=True)]
+    starts = [n // 2 - length // 2 for n, length in zip(shape, lengths, strict=True)]
+    return tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))

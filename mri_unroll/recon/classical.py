@@ -8,21 +8,27 @@ import torch
 from torch import Tensor
 
 from mri_unroll.image import Image
-from mri_unroll.nets.prior import soft_threshold
 from mri_unroll.physics.bridge import to_array, to_tensor
 from mri_unroll.physics.fourier import centred_ifft
-from mri_unroll.recon.calibrate import CalibratedSlice
-from mri_unroll.recon.slicewise import EMPTY, Progress, SliceResult, quiet, run_slices
+from mri_unroll.recon.calibrate import Problem, near_one
+from mri_unroll.recon.noncartesian import SampledTrajectory, gridded
+from mri_unroll.recon.parts import Part, take_apart
+from mri_unroll.recon.slicewise import PartResult, Progress, quiet, run_parts
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.cg import cg
-from mri_unroll.solvers.proximal import condat_vu, fista
+from mri_unroll.solvers.primal_dual import condat_vu
+from mri_unroll.solvers.proximal import fista
+from mri_unroll.solvers.shrinkage import soft_threshold
 from mri_unroll.solvers.solution import Solution
 
 WAVELET = "db4"
 
 
 class ZeroFilled:
-    """Inverse Fourier transform of what was measured, coils combined by root sum of squares; nothing to set."""
+    """Transform of what was measured, coils combined by root sum of squares; nothing to set.
+
+    On a grid that is the inverse Fourier transform; else the adjoint transform of density-compensated samples.
+    """
 
     name = "zero-filled"
 
@@ -30,22 +36,24 @@ class ZeroFilled:
         self.device = device
 
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
-        """Reconstruct every slice of a scan."""
+        """Reconstruct a scan."""
 
-        def reconstruct_slice(kspace: Tensor, mask: Tensor) -> SliceResult:
-            measured = torch.where(mask, kspace, torch.zeros((), dtype=kspace.dtype, device=kspace.device))
-            scale = float(measured.abs().max()) or 1.0  # squares of 1e-30 would vanish in single precision
-            picture = torch.linalg.vector_norm(centred_ifft(measured / scale), dim=0) * scale
-            empty = not bool((measured != 0).any())
-            # The coil images agree with the measurements by construction.
-            return SliceResult(
-                picture, EMPTY if empty else "Direct transform.", 1, float("nan") if empty else 0.0, scale, ()
-            )
+        def reconstruct_part(part: Part) -> PartResult:
+            sampling = part.sampling
+            if isinstance(sampling, SampledTrajectory):
+                kspace, scale = near_one(part.kspace)  # squares of 1e-30 would vanish in single precision
+                picture, residual = gridded(kspace, sampling)
+                status = "Density-compensated adjoint transform."
+            else:
+                kspace, scale = near_one(torch.where(sampling, part.kspace, 0))
+                picture = torch.linalg.vector_norm(centred_ifft(kspace, tuple(range(-sampling.ndim, 0))), dim=0)
+                status, residual = "Direct transform.", 0.0  # coil images agree with the measurements by construction
+            return PartResult(picture * scale, status, 1, residual, scale, ())
 
-        return run_slices(self.name, reconstruct_slice, scan, self.device, {}, None, progress)
+        return run_parts(self.name, reconstruct_part, scan, take_apart(scan), self.device, {}, None, progress)
 
 
-def cg_sense(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+def cg_sense(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \|Ax-y\|^2 + w\|x\|^2` by conjugate gradients.
 
     Notes
@@ -54,11 +62,15 @@ def cg_sense(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> 
     """
     op = problem.op
     return cg(
-        lambda x: op.normal(x) + reg_weight * x, op.adjoint(problem.kspace), n_iterations=n_iterations, tolerance=1e-5
+        lambda x: op.normal(x) + reg_weight * x,
+        op.adjoint(problem.kspace),
+        n_iterations=n_iterations,
+        tolerance=1e-5,
+        ndim=op.image_ndim,
     )
 
 
-def l1_wavelet(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+def l1_wavelet(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\|\Psi x\|_1` by FISTA, ``db4`` wavelets shifted at random.
 
     Random circular shifts stand for a translation-invariant transform (Figueiredo and Nowak, IEEE Trans. Image Process.
@@ -68,51 +80,54 @@ def l1_wavelet(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -
     -----
     Lustig, Donoho and Pauly, Magn. Reson. Med. 58, 1182 (2007), doi:10.1002/mrm.21391.
     """
-    shape = tuple(problem.op.image_shape[-2:])
+    op = problem.op
+    adjoint_kspace = op.adjoint(problem.kspace)
+    dims = tuple(range(-op.image_ndim, 0))
+    shape = tuple(adjoint_kspace.shape[-op.image_ndim :])
     # pywt's own packing tells where each band lies; sigpy asks for it to be handed back.
     bands = sigpy.wavelet.get_wavelet_shape(shape, WAVELET)[1]
     random = np.random.default_rng(0)
+    step_size = 1.0 / problem.lipschitz
 
     def prox(image: Tensor) -> Tensor:
         shift = tuple(int(random.integers(8)) for _ in shape)
-        moved = to_array(torch.roll(image[0], shift, (-2, -1)).cpu())  # the transform runs on the CPU in any case
+        moved = to_array(torch.roll(image[0], shift, dims).cpu())  # the transform runs on the CPU in any case
         coefficients = to_tensor(sigpy.fwt(moved, wave_name=WAVELET))
-        kept = to_array(soft_threshold(coefficients, reg_weight))
+        kept = to_array(soft_threshold(coefficients, step_size * reg_weight))
         back = to_tensor(sigpy.iwt(kept, shape, bands, wave_name=WAVELET)).to(image)
-        return torch.roll(back, tuple(-s for s in shift), (-2, -1))[None]
+        return torch.roll(back, tuple(-s for s in shift), dims)[None]
 
-    adjoint_kspace = problem.op.adjoint(problem.kspace)
-    return fista(
-        lambda x: problem.op.gradient(x, adjoint_kspace), prox, adjoint_kspace, step_size=1.0, n_iterations=n_iterations
-    )
+    return fista(lambda x: op.gradient(x, adjoint_kspace), prox, adjoint_kspace, step_size, n_iterations=n_iterations)
 
 
-def total_variation(problem: CalibratedSlice, reg_weight: float, n_iterations: int) -> Solution:
+def total_variation(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\sum|\nabla x|`, isotropic and periodic, by Condat and Vu's method.
 
     Notes
     -----
     Block, Uecker and Frahm, Magn. Reson. Med. 57, 1086 (2007), doi:10.1002/mrm.21236.
     """
+    op = problem.op
+    dims = tuple(range(-op.image_ndim, 0))
 
     def differences(image: Tensor) -> Tensor:
-        return torch.stack([image.roll(-1, dim) - image for dim in (-2, -1)])
+        return torch.stack([image.roll(-1, dim) - image for dim in dims])
 
     def divergence(field: Tensor) -> Tensor:
-        return sum((field[i].roll(1, dim) - field[i] for i, dim in enumerate((-2, -1))), torch.zeros_like(field[0]))
+        return sum((field[i].roll(1, dim) - field[i] for i, dim in enumerate(dims)), torch.zeros_like(field[0]))
 
     def project(field: Tensor) -> Tensor:
         size = torch.view_as_real(field).square().sum((0, -1), keepdim=True)[..., 0].sqrt()
         return field / (size / reg_weight).clamp_min(1.0)
 
-    adjoint_kspace = problem.op.adjoint(problem.kspace)
+    adjoint_kspace = op.adjoint(problem.kspace)
     return condat_vu(
-        lambda x: problem.op.gradient(x, adjoint_kspace),
+        lambda x: op.gradient(x, adjoint_kspace),
         differences,
         divergence,
         project,
         adjoint_kspace,
-        lipschitz=1.0,
-        transform_norm=8.0**0.5,
+        lipschitz=problem.lipschitz,
+        transform_norm=(4.0 * op.image_ndim) ** 0.5,
         n_iterations=n_iterations,
     )

@@ -51,7 +51,7 @@ CLASSICAL: dict[str, ClassicalMethod] = {
     "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
 }
 SUMMARIES: dict[str, str] = {
-    "zero-filled": "inverse FFT and root sum of squares; what every other method is compared with",
+    "zero-filled": "transform and root sum of squares; what every other method is compared with",
     "cg-sense": "regularised least squares with coil maps",
     "l1-wavelet": "compressed sensing: FISTA with wavelet sparsity",
     "tv": "compressed sensing: total variation",
@@ -114,10 +114,11 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     network, model_config, _ = model.load(path)
     return SlicewiseReconstructor(
         name=name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name,
-        solve=functools.partial(learned.unrolled, network=network.to(device)),
+        solve=functools.partial(learned.run_network, network=network.to(device)),
         device=device,
         parameters=dataclasses.asdict(model_config),
         weights_digest=model.digest(path),
+        planar=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""The frame every method runs in: slice by slice from k-space to a cropped magnitude picture in the scan's units."""
+"""The frame every method runs in: part by part from k-space to a magnitude volume in the scan's units."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_unroll import __version__
-from mri_unroll.errors import DeviceError
+from mri_unroll.errors import DeviceError, UnsupportedScan
 from mri_unroll.image import Diagnostics, Image, Provenance
-from mri_unroll.metrics import center_crop
-from mri_unroll.physics.coils import prewhiten
-from mri_unroll.physics.fourier import centred_fft, centred_ifft, engine_name
-from mri_unroll.physics.sampling import varies_along
-from mri_unroll.recon.calibrate import CalibratedSlice, calibrate_slice
+from mri_unroll.physics.fourier import engine_name
+from mri_unroll.physics.nufft_engine import default_engine
+from mri_unroll.recon.calibrate import Problem
+from mri_unroll.recon.parts import Part, Parts, take_apart
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
 
-Progress = Callable[[int, int], None]  # slices done, slices in all
-Solve = Callable[[CalibratedSlice], Solution]
+Progress = Callable[[int, int], None]  # parts done, parts in all
+Solve = Callable[[Problem], Solution]
 
 EMPTY = "Empty slice: no signal was measured, the picture is zero."
 
@@ -36,20 +35,22 @@ def quiet(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlicewiseReconstructor:
-    """A method that solves each slice on its own.
+    """A method that solves each part of a scan on its own.
 
     Parameters
     ----------
     name
         As the user calls it.
     solve
-        Solves one calibrated slice; its picture is in units of the slice's scale.
+        Solves one calibrated problem; its picture is in units of the problem's scale.
     device
         Where it runs.
     parameters
         As they run, for `Provenance`.
     weights_digest
         Of a learned method.
+    planar
+        It works on planes only.
     """
 
     name: str
@@ -57,40 +58,47 @@ class SlicewiseReconstructor:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     parameters: Mapping[str, Any] = field(default_factory=dict)
     weights_digest: str | None = None
+    planar: bool = False
 
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
-        """Reconstruct every slice of a scan.
+        """Reconstruct a scan.
 
         Raises
         ------
         DeviceError
             If the device runs out of memory.
+        UnsupportedScan
+            If it is a volume that cannot be taken apart into planes, and the method needs planes.
         """
+        parts = take_apart(scan)
+        if self.planar and len(parts.shape) != 2:
+            raise UnsupportedScan(
+                f"The method {self.name!r} works on planes, but this 3-D acquisition couples all three directions.",
+                "Choose cg-sense, l1-wavelet or tv.",
+            )
 
-        def reconstruct_slice(kspace: Tensor, mask: Tensor) -> SliceResult:
-            if not bool((kspace * mask != 0).any()):
-                return SliceResult(torch.zeros(kspace.shape[-2:]), EMPTY, 0, math.nan, 1.0, ())
-            problem = calibrate_slice(kspace, mask)
+        def reconstruct_part(part: Part) -> PartResult:
+            problem = part.calibrated()
             solution = self.solve(problem)
-            return SliceResult(
+            return PartResult(
                 picture=solution.value[0].abs() * problem.scale,
                 status=solution.status,
                 n_iterations=solution.n_iterations,
-                data_residual=data_residual(problem, solution.value),
+                data_residual=problem.data_residual(solution.value),
                 scale=problem.scale,
                 warnings=problem.warnings,
             )
 
-        return run_slices(
-            self.name, reconstruct_slice, scan, self.device, self.parameters, self.weights_digest, progress
+        return run_parts(
+            self.name, reconstruct_part, scan, parts, self.device, self.parameters, self.weights_digest, progress
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SliceResult:
-    """One slice, before cropping."""
+class PartResult:
+    """One part, before cropping."""
 
-    picture: Tensor  # (y, x) magnitude in the scan's units
+    picture: Tensor  # ([z,] y, x) magnitude in the scan's units
     status: str
     n_iterations: int
     data_residual: float
@@ -98,78 +106,96 @@ class SliceResult:
     warnings: tuple[str, ...]
 
 
-def run_slices(
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is kept of a part besides its picture."""
+
+    status: str
+    n_iterations: int
+    data_residual: float
+    energy: float  # squared norm of k-space
+    scale: float
+    seconds: float
+
+
+def run_parts(
     name: str,
-    reconstruct_slice: Callable[[Tensor, Tensor], SliceResult],
+    reconstruct_part: Callable[[Part], PartResult],
     scan: Scan,
+    parts: Parts,
     device: torch.device,
     parameters: Mapping[str, Any],
     weights_digest: str | None,
     progress: Progress,
 ) -> Image:
-    """Prepare each slice, run it, crop it, and gather pictures, diagnostics and provenance."""
+    """Prepare each part, run it, crop it, and gather volume, diagnostics and provenance."""
     pictures: list[NDArray[np.float32]] = []
-    results: list[SliceResult] = []
-    seconds: list[float] = []
-    for index in range(scan.n_slices):
-        started = time.perf_counter()
-        kspace, mask = slice_data(scan, index)
+    entries: list[_Entry] = []
+    started = time.perf_counter()
+    warnings = dict.fromkeys(parts.warnings)
+    for index in range(parts.count):
+        part = parts.take(index)
         try:
             with torch.inference_mode():
-                result = reconstruct_slice(kspace.to(device), mask.to(device))
+                result = _run(reconstruct_part, part.to(device))
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{device} ran out of memory on a slice of {tuple(kspace.shape)}.", "Use --device cpu."
+                f"{device} ran out of memory on a part of {tuple(part.kspace.shape)}.", "Use --device cpu."
             ) from error
-        pictures.append(center_crop(result.picture.cpu().numpy().astype(np.float32), scan.geometry.recon_shape))
-        results.append(result)
-        seconds.append(time.perf_counter() - started)
-        progress(index + 1, scan.n_slices)
+        pictures.append(parts.cropped(result.picture))
+        warnings |= dict.fromkeys(result.warnings)
+        energy = float(torch.linalg.vector_norm(part.kspace, dtype=torch.complex128)) ** 2
+        seconds, started = time.perf_counter() - started, time.perf_counter()
+        entries.append(_Entry(result.status, result.n_iterations, result.data_residual, energy, result.scale, seconds))
+        progress(index + 1, parts.count)
+    if parts.axis != 0:
+        entries = [_merged(entries)]
     return Image(
-        pixels=np.stack(pictures),
+        pixels=parts.assembled(pictures),
         geometry=scan.geometry,
         diagnostics=Diagnostics(
-            data_residual=tuple(result.data_residual for result in results),
-            status=tuple(result.status for result in results),
-            n_iterations=tuple(result.n_iterations for result in results),
-            seconds=tuple(seconds),
-            warnings=tuple(dict.fromkeys(warning for result in results for warning in result.warnings)),
+            data_residual=tuple(entry.data_residual for entry in entries),
+            status=tuple(entry.status for entry in entries),
+            n_iterations=tuple(entry.n_iterations for entry in entries),
+            seconds=tuple(entry.seconds for entry in entries),
+            warnings=tuple(warnings),
         ),
         provenance=Provenance(
             method=name,
             version=__version__,
             device=str(device),
-            fft_engine=engine_name(device),
+            fft_engine=engine_name(device) if scan.is_cartesian else f"{engine_name(device)}, {default_engine(device)}",
             parameters=dict(parameters),
             input_digest=scan.source.digest,
             weights_digest=weights_digest,
-            scale=tuple(result.scale for result in results),
+            scale=tuple(entry.scale for entry in entries),
         ),
         patient=scan.patient,
     )
 
 
-def slice_data(scan: Scan, index: int) -> tuple[Tensor, Tensor]:
-    """K-space ``(coil, ky, kx)`` and mask ``(ky, kx)`` of one slice: whitened, and without readout oversampling.
-
-    Where whole lines were measured, rows of the picture decouple along the readout, and those outside the final field
-    of view are cut off by inverse FFT, crop, FFT: exact, and half the work for twofold oversampling.
-    """
-    kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index], dtype=np.complex64))
-    mask_array = scan.mask if scan.mask.ndim == 2 else scan.mask[index]
-    mask = torch.from_numpy(np.array(mask_array))
-    if scan.noise_cov is not None:
-        kspace = prewhiten(kspace, torch.from_numpy(scan.noise_cov))
-    n_rows = scan.geometry.recon_shape[0]
-    if n_rows < kspace.shape[-2] and not varies_along(mask_array):
-        rows = centred_ifft(kspace, (-2,))
-        first = (kspace.shape[-2] - n_rows) // 2
-        kspace = centred_fft(rows[..., first : first + n_rows, :], (-2,))
-        mask = mask[:n_rows]
-    return kspace, mask
+def _run(reconstruct_part: Callable[[Part], PartResult], part: Part) -> PartResult:
+    if part.is_empty:
+        return PartResult(torch.zeros(part.picture_shape), EMPTY, 0, math.nan, 1.0, ())
+    return reconstruct_part(part)
 
 
-def data_residual(problem: CalibratedSlice, image: Tensor) -> float:
-    """``||M F S x - y|| / ||y||`` over the measured samples."""
-    error = problem.op.forward(image) - problem.kspace
-    return float(torch.linalg.vector_norm(error) / torch.linalg.vector_norm(problem.kspace))
+def _merged(entries: list[_Entry]) -> _Entry:
+    """One entry for planes that cut across the slices of a volume."""
+    measured = [entry for entry in entries if math.isfinite(entry.data_residual)]
+    if not measured:
+        return entries[0]
+    energy = sum(entry.energy for entry in measured)
+    error = sum(entry.data_residual**2 * entry.energy for entry in measured)
+    counts = {
+        status: sum(entry.status == status for entry in measured) for status in sorted({e.status for e in measured})
+    }
+    status = " ".join(s if len(counts) == 1 else f"{n} of {len(measured)} planes: {s}" for s, n in counts.items())
+    return _Entry(
+        status=status,
+        n_iterations=max(entry.n_iterations for entry in measured),
+        data_residual=math.sqrt(error / energy),
+        energy=energy,
+        scale=measured[0].scale,
+        seconds=sum(entry.seconds for entry in entries),
+    )

@@ -30,10 +30,12 @@ class ReportContent:
     first_slice: int  # the file's index of image.pixels[0]
     zero_filled: NDArray[np.float32]  # (y, x) of the shown slice
     reference: NDArray[np.float32] | None  # (y, x) of the shown slice; None if there is none
-    mask: NDArray[np.bool_]  # (ky, kx) of the shown slice, True where measured
+    mask: NDArray[np.bool_] | None  # (ky, kx) of the shown slice, True where measured; None: see trajectory
     sens_maps: NDArray[np.complex64] | None  # (coil, y, x) of the shown slice; None: not shown
     found: dict[str, Any]  # the header, see io.registry.describe
     summary: dict[str, Any]  # the sidecar
+    trajectory: NDArray[np.float32] | None = None  # (sample, ndim) of the shown slice, where there is no mask
+    volume: bool = False  # 3-D on a grid: the mask is (kz, kx), the maps are (coil, z, x) in the middle of the readout
 
     def __post_init__(self) -> None:
         n_slices, *sides = self.image.pixels.shape
@@ -42,7 +44,9 @@ class ReportContent:
         for name, picture in (("zero-filled picture", self.zero_filled), ("reference", self.reference)):
             if picture is not None and picture.shape != tuple(sides):
                 raise ShapeError(f"Expected a {name} of the reconstruction's size {tuple(sides)}, got {picture.shape}.")
-        if self.mask.ndim != 2:
+        if (self.mask is None) == (self.trajectory is None):
+            raise ShapeError("Expected either a mask or a trajectory.")
+        if self.mask is not None and self.mask.ndim != 2:
             raise ShapeError(f"Expected a mask (ky, kx), got {self.mask.shape}.")
         if self.sens_maps is not None and self.sens_maps.ndim != 3:
             raise ShapeError(f"Expected coil maps (coil, y, x), got {self.sens_maps.shape}.")

@@ -17,6 +17,7 @@ MAX_STACK = 16  # slices to leaf through
 MAX_COILS = 8
 FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # by which an error picture may be magnified
 ERROR_COLOURS = "magma"  # perceptually even
+_FULL = 1.05  # acceleration up to which a trajectory counts as fully sampled
 _STRIP = (1280, 96)  # least width and height in pixels of the strip that shows a mask of lines
 
 
@@ -51,7 +52,10 @@ def panels(content: ReportContent) -> list[Panel]:
     white = white_level(recon if reference is None else reference)
     where = f"slice {content.first_slice + content.shown}"
     method = content.image.provenance.method
-    pictures = [("Zero-filled", "inverse FFT alone", content.zero_filled), ("Reconstruction", method, recon)]
+    pictures = [
+        ("Zero-filled", "inverse FFT alone" if content.mask is not None else "gridding alone", content.zero_filled),
+        ("Reconstruction", method, recon),
+    ]
     if reference is not None:
         pictures.insert(0, ("Reference", "fully sampled", reference))
     greys, top, ratio = colour_bar(colours("gray")), number(white), content.pixel_ratio
@@ -101,11 +105,13 @@ def stack(content: ReportContent) -> list[Leaf]:
 
 
 def sampling(content: ReportContent) -> dict[str, Any]:
-    """The mask as a picture, where its fully sampled centre lies, and how much was measured.
+    """The sampling as a picture, where its fully sampled centre lies, and how much was measured.
 
     Whole lines are drawn as a strip with a whole number of pixels each; other patterns as they lie in k-space.
     """
     mask = content.mask
+    if mask is None:
+        return _trajectory(content)
     lines = not varies_along(mask)
     if lines:
         scale = math.ceil(_STRIP[0] / mask.shape[1])
@@ -124,12 +130,35 @@ def sampling(content: ReportContent) -> dict[str, Any]:
         "picture": embed(np.where(plane, 255, 0).astype(np.uint8), alt, largest=2 * max(_STRIP[0], mask.shape[1])),
         "lines": lines,
         "full": bool(mask.all()),
-        "measured": int(mask[0].sum() if lines else mask.sum()),
-        "total": mask.shape[1] if lines else mask.size,
+        "measured": int(mask[0].sum() if lines and not content.volume else mask.sum()),
+        "total": mask.shape[1] if lines and not content.volume else mask.size,
         "acs": sides if 0 not in sides else None,
         "box": [f"{100 * share:.3f}%" for share in (*starts, *extents)],  # top, left, height, width
         "effective": effective,
         "asked": content.summary.get("retrospective"),
+    }
+
+
+def _trajectory(content: ReportContent) -> dict[str, Any]:
+    """As `sampling`, for samples off the grid: how many fall on each point of the picture, in grey."""
+    assert content.trajectory is not None
+    plane = content.trajectory[:, -2:]
+    high, wide = (max(float(np.abs(axis).max()), 0.5) for axis in plane.T)
+    bins = [max(1, int(LARGEST / 2 * half / max(high, wide))) for half in (high, wide)]
+    counts, _, _ = np.histogram2d(plane[:, 0], plane[:, 1], bins=bins, range=[(-high, high), (-wide, wide)])
+    shades = np.log1p(counts)
+    effective = float(content.summary["effective_acceleration"])
+    alt = f"Where k-space was sampled: {len(plane)} points off the grid, {number(effective)}-fold undersampled"
+    return {
+        "picture": embed(shade(shades, white_level(shades[shades > 0])), alt),
+        "lines": False,
+        "full": effective < _FULL,
+        "measured": len(plane),
+        "total": None,
+        "acs": None,
+        "box": [],
+        "effective": effective,
+        "asked": None,
     }
 
 
@@ -148,7 +177,7 @@ def coils(content: ReportContent) -> list[Picture]:
         embed(
             tile,
             f"Sensitivity of coil {index}: magnitude above, phase below",
-            pixel_ratio=content.pixel_ratio,
+            pixel_ratio=1.0 if content.volume else content.pixel_ratio,
             largest=LARGEST // 2,
         )
         for index, tile in enumerate(tiles, start=1)

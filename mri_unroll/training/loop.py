@@ -21,6 +21,7 @@ from mri_unroll.errors import ConfigError
 from mri_unroll.nets.model import ModelConfig, build, digest, save
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.physics.fourier import use_engine
+from mri_unroll.physics.sampling import varies_along
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import calibrate_slice
 from mri_unroll.training.dataset import SimulatedScans, find_volumes
@@ -72,13 +73,13 @@ def prepare(acquisition: Acquisition, strip: int | None, rng: np.random.Generato
     rss = torch.linalg.vector_norm(coil_images, dim=0)[None]
     body = torch.from_numpy(acquisition.body)[None]
     op, n_rows = calibrated.op, maps.shape[-2]
-    if strip is not None and n_rows > strip and op.mask.shape[-2] == 1:
+    if strip is not None and n_rows > strip and not varies_along(acquisition.mask):
         occupied = body[0].any(-1).nonzero().flatten()
         low, high = (int(occupied[0]), int(occupied[-1])) if occupied.numel() else (0, n_rows - 1)
         first = int(rng.integers(max(0, low - 8), max(low - 7, min(high + 8, n_rows) - strip + 1)))
         first = min(max(first, 0), n_rows - strip)
         rows = slice(first, first + strip)
-        op = SenseOperator(maps[:, :, rows], op.mask)
+        op = SenseOperator(maps[:, :, rows], mask[None, None, :1])
         adjoint_kspace, coil_combined, rss, body = (t[:, rows] for t in (adjoint_kspace, coil_combined, rss, body))
     return Example(op, adjoint_kspace, calibrated.strength, coil_combined, rss, body)
 

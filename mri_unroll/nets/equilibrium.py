@@ -1,0 +1,120 @@
+"""Deep equilibrium: infinitely many tied layers as the fixed point of one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mri_unroll.nets.steps import data_consistency
+from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.solvers.fixed_point import fixed_point
+from mri_unroll.solvers.implicit import Adjoint, Backward, Equilibrated, Solver, equilibrate
+
+START_WEIGHT = 0.01  # of the regularised least squares that iterations start from
+
+
+class Equilibrium(nn.Module):
+    r"""The picture that a learned step leaves as it is, :math:`x^* = T(x^*, A^Hy, A, s)`.
+
+    The forward pass runs to a tolerance that is chosen at run time; the backward pass differentiates the fixed point
+    itself, in the memory of one step. A fixed point exists and is found if the step is a contraction: see
+    `mri_unroll.nets.contraction`. The step must hold no normalisation over the picture, dropout or momentum.
+
+    Parameters
+    ----------
+    step
+        `ProximalStep`, `GradientStep` or alike: ``(image, adjoint_kspace, op, strength)`` to an image.
+    n_start_cg
+        Conjugate gradients of the start; the result does not depend on them, the number of iterations does.
+    solver
+        `fixed_point` with settings bound by `functools.partial`.
+    adjoint_solver
+        The same for the backward pass; None: the forward solver.
+    backward, n_terms, strict
+        See `equilibrate`.
+
+    Attributes
+    ----------
+    last_adjoint
+        What the backward pass of the latest forward pass did, or None before the first; also in its result.
+    """
+
+    def __init__(
+        self,
+        step: nn.Module,
+        *,
+        n_start_cg: int = 8,
+        solver: Solver = fixed_point,
+        adjoint_solver: Solver | None = None,
+        backward: Backward = "implicit",
+        n_terms: int = 0,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        self.step = step
+        self.n_start_cg = n_start_cg
+        self.solver = solver
+        self.adjoint_solver = adjoint_solver or solver
+        self.backward: Backward = backward
+        self.n_terms = n_terms
+        self.strict = strict
+        self.last_adjoint: Adjoint | None = None
+
+    @torch.no_grad()
+    def start(self, adjoint_kspace: Tensor, op: LinearOperator) -> Tensor:
+        r""":math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`."""
+        weight = adjoint_kspace.real.new_full((), START_WEIGHT)
+        return data_consistency(op, adjoint_kspace, torch.zeros_like(adjoint_kspace), weight, self.n_start_cg)
+
+    def forward(
+        self,
+        adjoint_kspace: Tensor,
+        op: LinearOperator,
+        strength: Tensor,
+        *,
+        start: Tensor | None = None,
+        tolerance: float | None = None,
+        n_iterations: int | None = None,
+    ) -> Equilibrated:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        adjoint_kspace
+            ``A^H y``, complex ``(batch, y, x)``, scaled so that bright tissue is near 1.
+        op
+            The forward operator.
+        strength
+            ``(batch, n_strength)``.
+        start
+            First guess; None: `start`.
+        tolerance, n_iterations
+            Of both passes, in place of the solvers' own.
+
+        Returns
+        -------
+        Equilibrated
+            Picture, certificate of each sample, and the `Adjoint` that a backward pass fills in.
+        """
+        changed = {"tolerance": tolerance, "n_iterations": n_iterations}
+        settings = {name: value for name, value in changed.items() if value is not None}
+        result = equilibrate(
+            lambda image: self.step(image, adjoint_kspace, op, strength),
+            self.start(adjoint_kspace, op) if start is None else start,
+            solver=functools.partial(self.solver, ndim=op.image_ndim, **settings),
+            adjoint_solver=functools.partial(self.adjoint_solver, ndim=op.image_ndim, **settings),
+            backward=self.backward,
+            n_terms=self.n_terms,
+            strict=self.strict,
+        )
+        self.last_adjoint = result.adjoint
+        return result
+
+    def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
+        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures."""
+        start = self.start(adjoint_kspace, op)
+        yield start
+        yield self(adjoint_kspace, op, strength, start=start).value

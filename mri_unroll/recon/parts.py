@@ -120,7 +120,9 @@ def _white(scan: Scan, index: int) -> Tensor:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index], dtype=np.complex64))
     if scan.noise_cov is None:
         return kspace
-    flat = prewhiten(kspace.reshape(scan.n_coils, 1, -1), torch.from_numpy(scan.noise_cov))
+    noise_cov = torch.from_numpy(scan.noise_cov)
+    # Divided by its mean power, the covariance decorrelates the coils and leaves the picture in the scan's own units.
+    flat = prewhiten(kspace.reshape(scan.n_coils, 1, -1), noise_cov / noise_cov.diagonal().real.mean())
     return flat.reshape(kspace.shape)
 
 

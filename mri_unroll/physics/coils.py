@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 
 from mri_unroll.errors import ShapeError
+from mri_unroll.physics.espirit import espirit_maps, soft_weights
 from mri_unroll.physics.fourier import centred_ifft
+
+__all__ = [
+    "absorb_phase",
+    "compression_matrix",
+    "espirit_maps",
+    "low_resolution_images",
+    "low_resolution_maps",
+    "mix_coils",
+    "prewhiten",
+    "soft_weights",
+]
 
 
 def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
@@ -19,12 +31,13 @@ def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
     kspace
         ``(*batch, coil, ky, kx)``.
     noise_cov
-        Noise covariance :math:`\Psi`, ``(coil, coil)``, Hermitian positive definite.
+        Noise covariance :math:`\Psi`, ``(coil, coil)``, Hermitian. Where it is singular, as with a dead coil, a
+        millionth of the mean power is added to its diagonal.
 
     Raises
     ------
     ShapeError
-        If the covariance does not match the coils.
+        If the covariance does not match the coils, or holds no noise.
 
     Notes
     -----
@@ -33,7 +46,13 @@ def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
     n_coils = kspace.shape[-3]
     if noise_cov.shape != (n_coils, n_coils):
         raise ShapeError(f"Expected a noise covariance ({n_coils}, {n_coils}), got {tuple(noise_cov.shape)}.")
-    factor = torch.linalg.cholesky(noise_cov.to(torch.complex128))
+    noise_cov = noise_cov.to(torch.complex128)
+    power = noise_cov.diagonal().real.mean()
+    if not power > 0:
+        raise ShapeError(f"Expected a noise covariance of positive power, got {float(power)}.")
+    factor, failed = torch.linalg.cholesky_ex(noise_cov)
+    if failed:
+        factor = torch.linalg.cholesky(noise_cov + 1e-6 * power * torch.eye(n_coils, dtype=torch.complex128))
     flat = kspace.movedim(-3, 0).reshape(n_coils, -1)
     white = torch.linalg.solve_triangular(factor, flat.to(torch.complex128), upper=False)
     return white.to(kspace.dtype).reshape(n_coils, *kspace.shape[:-3], *kspace.shape[-2:]).movedim(0, -3)
@@ -68,98 +87,7 @@ def mix_coils(kspace: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("vc,...cyx->...vyx", matrix, kspace)
 
 
-def espirit_maps(
-    calibration: Tensor,
-    shape: tuple[int, int],
-    *,
-    kernel_width: int = 6,
-    threshold: float = 0.02,
-    n_iterations: int = 12,
-) -> tuple[Tensor, Tensor]:
-    r"""Coil sensitivities from fully sampled calibration lines (ESPIRiT).
-
-    Every :math:`k \times k` patch of the calibration region lies in the span of the leading right singular vectors of
-    the matrix of all patches. Projecting each patch of k-space onto that span and averaging is a convolution, hence a
-    ``coil x coil`` matrix :math:`G(r)` at each pixel; the sensitivities at ``r`` are its eigenvector of eigenvalue 1.
-
-    Parameters
-    ----------
-    calibration
-        Fully sampled centre of k-space, complex, ``(coil, ny, nx)``; only its patches matter, not its exact centring.
-    shape
-        ``(y, x)`` of the maps.
-    kernel_width
-        ``k``; reduced to the calibration size where that is smaller.
-    threshold
-        Singular values above ``threshold`` times the largest span the patches.
-    n_iterations
-        Power iterations for the eigenvector.
-
-    Returns
-    -------
-    sens_maps
-        ``(coil, y, x)``, unit norm over coils at *every* pixel, phase relative to the strongest virtual coil.
-    eigenvalue
-        ``(y, x)``, near 1 where the maps explain the data, small in air.
-
-    Notes
-    -----
-    Uecker et al., Magn. Reson. Med. 71, 990 (2014), doi:10.1002/mrm.24751. ``G`` has bandwidth ``2k - 1`` and is
-    evaluated from its lags by two small matrix products instead of ``coil**2`` zero-padded image-sized FFTs; the
-    projector comes from the Gram matrix of the patches, which is far smaller than the patch matrix.
-    """
-    n_coils = calibration.shape[0]
-    width_y, width_x = (min(kernel_width, n) for n in calibration.shape[-2:])
-    patches = calibration.unfold(-2, width_y, 1).unfold(-2, width_x, 1)  # (coil, py, px, ky, kx)
-    patches = patches.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width_y * width_x)
-    values, vectors = torch.linalg.eigh(patches.mT @ patches.conj())
-    keep = values > threshold**2 * values[-1]
-    span = vectors[:, keep]
-    projector = (span @ span.mH).reshape(n_coils, width_y, width_x, n_coils, width_y, width_x)
-
-    # Sum the projector over equal lags d = p - p'; lag (0, 0) sits at index (width - 1, width - 1).
-    n_lags_y, n_lags_x = 2 * width_y - 1, 2 * width_x - 1
-    lags = projector.new_zeros(n_lags_y, n_lags_x, n_coils, n_coils)
-    for py in range(width_y):
-        for px in range(width_x):
-            block = projector[:, py, px].permute(2, 3, 0, 1).flip(0, 1)  # (p', p', coil, coil), reversed
-            lags[py : py + width_y, px : px + width_x] += block
-    lags /= width_y * width_x
-
-    def harmonics(n: int, n_lags: int) -> Tensor:
-        position = (torch.arange(n, dtype=torch.float64) - n // 2) / n
-        lag = torch.arange(n_lags, dtype=torch.float64) - n_lags // 2
-        angle = 2 * math.pi * position[:, None] * lag
-        return torch.polar(torch.ones_like(angle), angle).to(calibration)
-
-    along_x = torch.einsum("xq,pqcd->pxcd", harmonics(shape[1], n_lags_x), lags).reshape(n_lags_y, -1)
-    along_y = harmonics(shape[0], n_lags_y)
-    start = torch.linalg.eigh(torch.einsum("cyx,dyx->cd", calibration, calibration.conj()))[1][:, -1]
-    maps = calibration.new_empty(shape[0], shape[1], n_coils)
-    eigenvalue = calibration.real.new_empty(shape)
-    rows = max(1, 2**20 // (shape[1] * n_coils**2))  # a block of G stays in cache while it is iterated on
-    for first in range(0, shape[0], rows):
-        pixel_matrix = (along_y[first : first + rows] @ along_x).reshape(-1, n_coils, n_coils)
-        vector = pixel_matrix @ start[:, None]
-        for _ in range(n_iterations - 1):  # eigenvalues lie in [0, 1]: single precision needs no rescaling on the way
-            vector = pixel_matrix @ vector
-        vector = vector / _pixel_norm(vector).clamp_min(1e-20)
-        vector = pixel_matrix @ vector
-        size = _pixel_norm(vector)
-        vector = vector / size.clamp_min(1e-20)
-        reference = (start.conj() * vector[..., 0]).sum(-1)
-        vector = vector[..., 0] * torch.polar(torch.ones_like(reference.real), -reference.angle())[:, None]
-        maps[first : first + rows] = vector.reshape(-1, shape[1], n_coils)
-        eigenvalue[first : first + rows] = size.reshape(-1, shape[1])
-    return maps.permute(2, 0, 1).contiguous(), eigenvalue
-
-
-def _pixel_norm(vector: Tensor) -> Tensor:
-    """Norm over coils, ``(pixel, coil, 1)`` to ``(pixel, 1, 1)``; far faster than vector_norm on this axis."""
-    return torch.view_as_real(vector).square().sum((-3, -1), keepdim=True)[..., 0].sqrt()
-
-
-def low_resolution_maps(calibration: Tensor, shape: tuple[int, int]) -> Tensor:
+def low_resolution_maps(calibration: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Maps as the smooth part of the picture itself: low-resolution coil images over their root sum of squares.
 
     The fallback where too few calibration lines exist for `espirit_maps`.
@@ -167,24 +95,27 @@ def low_resolution_maps(calibration: Tensor, shape: tuple[int, int]) -> Tensor:
     Parameters
     ----------
     calibration
-        ``(coil, ny, nx)`` with zero frequency at ``n // 2``.
+        ``(coil, [nz,] ny, nx)`` with zero frequency at ``n // 2``.
     shape
-        ``(y, x)`` of the maps.
+        ``([z,] y, x)`` of the maps.
     """
     images = low_resolution_images(calibration, shape)
     return images / torch.linalg.vector_norm(images, dim=0, keepdim=True).clamp_min(1e-20)
 
 
-def low_resolution_images(calibration: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Coil images ``(coil, y, x)`` from the centre of k-space, Hann-windowed against ringing."""
-    ny, nx = calibration.shape[-2:]
-    if ny > shape[0] or nx > shape[1]:
-        raise ShapeError(f"Expected a calibration region inside {shape}, got ({ny}, {nx}).")
-    window = _hann(ny, calibration)[:, None] * _hann(nx, calibration)
-    full = calibration.new_zeros(*calibration.shape[:-2], *shape)
-    top, left = shape[0] // 2 - ny // 2, shape[1] // 2 - nx // 2
-    full[..., top : top + ny, left : left + nx] = calibration * window
-    return centred_ifft(full)
+def low_resolution_images(calibration: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Coil images ``(coil, [z,] y, x)`` from the centre of k-space, Hann-windowed against ringing."""
+    sides = tuple(calibration.shape[-len(shape) :])
+    if any(side > n for side, n in zip(sides, shape, strict=True)):
+        raise ShapeError(f"Expected a calibration region inside {shape}, got {sides}.")
+    window = torch.ones((), device=calibration.device)
+    for side in sides:
+        window = window.unsqueeze(-1) * _hann(side, calibration)
+    full = inner = calibration.new_zeros(*calibration.shape[: -len(shape)], *shape)
+    for axis, (side, n) in enumerate(zip(sides, shape, strict=True), start=-len(shape)):
+        inner = inner.narrow(axis, n // 2 - side // 2, side)
+    inner.copy_(calibration * window)
+    return centred_ifft(full, tuple(range(-len(shape), 0)))
 
 
 def _hann(n: int, like: Tensor) -> Tensor:
@@ -203,10 +134,9 @@ def absorb_phase(sens_maps: Tensor, calibration: Tensor) -> Tensor:
     Parameters
     ----------
     sens_maps
-        ``(coil, y, x)``, unit norm over coils.
+        ``(coil, [z,] y, x)``, unit norm over coils.
     calibration
-        ``(coil, ny, nx)`` with zero frequency at ``n // 2``.
+        ``(coil, [nz,] ny, nx)`` with zero frequency at ``n // 2``.
     """
-    shape = (sens_maps.shape[-2], sens_maps.shape[-1])
-    picture = (sens_maps.conj() * low_resolution_images(calibration, shape)).sum(0)
+    picture = (sens_maps.conj() * low_resolution_images(calibration, tuple(sens_maps.shape[1:]))).sum(0)
     return sens_maps * torch.polar(torch.ones_like(picture.real), picture.angle())

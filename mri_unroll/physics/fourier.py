@@ -146,14 +146,16 @@ def filter_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
     x
         Complex workspace; its content is lost.
     response
-        :math:`h`, broadcastable to ``x``, zero frequency at index 0.
+        :math:`h`, real, broadcastable to ``x``, zero frequency at index 0.
     axes
         Axes to transform; none leaves a multiplication.
     """
     if not axes:
         return x.mul_(response)
     x = consume(x, axes)  # one name, so that at most two workspaces live at a time
-    return consume(x.mul_(response), axes, inverse=True)
+    # Real times real: torch would turn the response into complex numbers first.
+    torch.view_as_real(x).mul_(response.unsqueeze(-1).expand(*response.shape, 2).contiguous())
+    return consume(x, axes, inverse=True)
 
 
 def centring_phases(

@@ -144,7 +144,7 @@ def test_one_picture_for_all_maps_and_many_pictures_for_one() -> None:
 def test_normal_keeps_no_more_than_result_and_one_coil(capfd: pytest.CaptureFixture[str]) -> None:
     op = SenseOperator(unit_maps((32, 256, 256), torch.complex64), masks((256, 256))["lines"])
     image = random_complex((256, 256), torch.complex64, 1)
-    op.normal(image)  # the conjugate maps are made once, at the first
+    op.normal(image)
     with torch.profiler.profile(profile_memory=True) as profile:
         op.normal(image)
     capfd.readouterr()  # the profiler talks of the GPU it did not find

@@ -153,9 +153,32 @@ def filter_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
     if not axes:
         return x.mul_(response)
     x = consume(x, axes)  # one name, so that at most two workspaces live at a time
-    # Real times real: torch would turn the response into complex numbers first.
-    torch.view_as_real(x).mul_(response.unsqueeze(-1).expand(*response.shape, 2).contiguous())
-    return consume(x, axes, inverse=True)
+    return consume(x.mul_(response), axes, inverse=True)
+
+
+def filter_conjugate_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
+    r"""Complex conjugate of `filter_`, by :math:`\overline{F^H u} = F \bar u`.
+
+    Who adds up :math:`\sum_c \overline{S_c} x_c` can add the conjugates, :math:`S_c \overline{x_c}`, and needs no
+    conjugate of the maps.
+
+    Parameters
+    ----------
+    x, axes
+        As for `filter_`.
+    response
+        ``(h, -h)`` as a last axis of two, from `conjugating`: real parts are multiplied by one, imaginary parts by the
+        other, which conjugates at no cost.
+    """
+    if axes:
+        x = consume(x, axes)
+    torch.view_as_real(x).mul_(response)
+    return consume(x, axes) if axes else x
+
+
+def conjugating(response: Tensor) -> Tensor:
+    """``(h, -h)`` of a real ``h``, ``(..., 2)``, for `filter_conjugate_`."""
+    return torch.stack([response, -response], dim=-1)
 
 
 def centring_phases(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from mri_unroll.errors import ShapeError
 from mri_unroll.physics.bridge import apply_linear, is_tracked
-from mri_unroll.physics.fourier import centring_phases, consume, fft, filter_, ifft
+from mri_unroll.physics.fourier import centring_phases, conjugating, consume, fft, filter_conjugate_, ifft
 from mri_unroll.physics.linop import LinearOperator
 
 # Bytes of coil pictures worked on at a time: what stays in a core's cache; on a GPU, what keeps it busy.
@@ -26,7 +25,7 @@ class SenseOperator(LinearOperator):
     :math:`A^H A` they cancel. There, too, the transform cancels along every axis on which the mask does not depend: a
     mask of phase-encoding lines leaves one 1-D FFT pair per coil. Coils are worked on one after the other, in blocks of
     lines that fit a core's cache (several coils together where pictures are small), and added up as they come, so that
-    a normal application needs the result and one block.
+    a normal application needs the memory of its result and of one coil's picture.
 
     Parameters
     ----------
@@ -134,12 +133,7 @@ class SenseOperator(LinearOperator):
             return self.normal(image) - adjoint_kspace
         self._check(image)
         image = self._expand(image)
-        return self._accumulate_normal(image, (-adjoint_kspace).expand(image.shape).contiguous())
-
-    @functools.cached_property
-    def _conj_maps(self) -> Tensor:
-        """Conjugated once: torch would do it again at every multiplication."""
-        return self._maps.conj().resolve_conj()
+        return self._accumulate_normal(image, (-adjoint_kspace.conj()).expand(image.shape).clone())
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -178,12 +172,11 @@ class SenseOperator(LinearOperator):
             for line in range(0, n_lines, lines):
                 yield slice(first, first + coils), slice(line, line + lines)
 
-    def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
-        """Yield index, maps and conjugate maps, each ``(set, coil, ...)``, of every problem in the batch."""
+    def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Yield index and maps, ``(set, coil, ...)``, of every problem in the batch."""
         maps = self._maps.expand(*batch, *self._maps.shape[-self._ndim - 2 :])
-        conj = self._conj_maps.expand(maps.shape)
         for index in np.ndindex(*batch):
-            yield index, maps[index], conj[index]
+            yield index, maps[index]
 
     def _per_problem(self, factor: Tensor, batch: torch.Size) -> Tensor:
         """Mask-like ``(*, 1, ...)`` seen with the whole batch, coil axis kept."""
@@ -192,10 +185,10 @@ class SenseOperator(LinearOperator):
     def _normal(self, image: Tensor) -> Tensor:
         return self._accumulate_normal(image, torch.zeros_like(image, memory_format=torch.contiguous_format))
 
-    def _accumulate_normal(self, image: Tensor, result: Tensor) -> Tensor:
-        """Add ``A^H A x`` to ``result``."""
+    def _accumulate_normal(self, image: Tensor, conj: Tensor) -> Tensor:
+        """``A^H A x`` added to the conjugate of ``conj``, whose memory becomes the result."""
         x = image if self.soft else image.unsqueeze(-self._ndim - 1)
-        out = result if self.soft else result.unsqueeze(-self._ndim - 1)
+        total = conj if self.soft else conj.unsqueeze(-self._ndim - 1)
         batch = x.shape[: -self._ndim - 1]
         response = self._per_problem(self._response, batch)
         only_last = self._normal_axes in ((), (-1,)) and all(n == 1 for n in response.shape[-self._ndim : -1])
@@ -203,19 +196,20 @@ class SenseOperator(LinearOperator):
         spatial = x.shape[-self._ndim :]
         n_lines = spatial[:-1].numel()
         flat = (n_lines, spatial[-1]) if only_last else spatial
-        for index, maps, conj in self._problems(batch):
-            maps, conj = (m.reshape(*m.shape[:2], *flat) for m in (maps, conj))
-            source, target = x[index].reshape(-1, *flat), out[index].view(-1, *flat)
-            weights = response[index].reshape(1, 1, -1) if only_last else response[index]
+        for index, maps in self._problems(batch):
+            maps = maps.reshape(*maps.shape[:2], *flat)
+            source, target = x[index].reshape(-1, *flat), total[index].view(-1, *flat)
+            weights = conjugating(response[index].reshape(1, 1, -1) if only_last else response[index])
             for coils, lines in self._blocks(n_lines, whole=not only_last):
                 part = lines if only_last else slice(None)
-                # Nested, so that no name holds on to a block longer than it is needed.
+                block = maps[:, coils, part]
+                # Nested, so that no name holds on to a workspace longer than it is needed.
                 _add_coils(
                     target[:, part],
-                    filter_(_combine(maps[:, coils, part], source[:, None, part]), weights, self._normal_axes),
-                    conj[:, coils, part],
+                    filter_conjugate_(_combine(block, source[:, None, part]), weights, self._normal_axes),
+                    block,
                 )
-        return result
+        return conj.conj_physical_()
 
     def _forward(self, image: Tensor) -> Tensor:
         x = image if self.soft else image.unsqueeze(-self._ndim - 1)
@@ -223,7 +217,7 @@ class SenseOperator(LinearOperator):
         kspace = x.new_empty(*batch, *self._maps.shape[-self._ndim - 1 :])
         weights = self._per_problem(self._post_mask, batch)
         n_lines = x.shape[-self._ndim : -1].numel()
-        for index, maps, _ in self._problems(batch):
+        for index, maps in self._problems(batch):
             source = (x[index] * self._pre).unsqueeze(1)
             for coils, _ in self._blocks(n_lines, whole=True):
                 torch.mul(
@@ -234,18 +228,18 @@ class SenseOperator(LinearOperator):
     def _adjoint(self, kspace: Tensor) -> Tensor:
         batch = kspace.shape[: -self._ndim - 1]
         n_sets = self._maps.shape[-self._ndim - 2]
-        out = kspace.new_zeros(*batch, n_sets, *kspace.shape[-self._ndim :])
+        conj = kspace.new_zeros(*batch, n_sets, *kspace.shape[-self._ndim :])
         weights = self._per_problem(self._post_mask.conj().resolve_conj(), batch)
-        n_lines = out.shape[-self._ndim : -1].numel()
-        for index, _, conj in self._problems(batch):
+        n_lines = conj.shape[-self._ndim : -1].numel()
+        for index, maps in self._problems(batch):
             for coils, _ in self._blocks(n_lines, whole=True):
                 _add_coils(
-                    out[index],
-                    consume(kspace[index][coils] * weights[index], self._axes, inverse=True),
-                    conj[:, coils],
+                    conj[index],
+                    consume((kspace[index][coils] * weights[index]).conj_physical_(), self._axes),
+                    maps[:, coils],
                 )
-        out *= self._pre.conj()
-        return out if self.soft else out.squeeze(-self._ndim - 1)
+        result = conj.mul_(self._pre).conj_physical_()
+        return result if self.soft else result.squeeze(-self._ndim - 1)
 
 
 def _combine(maps: Tensor, source: Tensor) -> Tensor:
@@ -253,10 +247,10 @@ def _combine(maps: Tensor, source: Tensor) -> Tensor:
     return maps[0] * source[0] if maps.shape[0] == 1 else (maps * source).sum(0)
 
 
-def _add_coils(target: Tensor, work: Tensor, conj_maps: Tensor) -> None:
-    """Add the coil-combined ``work (coil, ...)`` to components ``(set, ...)``."""
-    for component, conj in zip(target, conj_maps, strict=True):
-        if work.shape[0] == 1:
-            component.addcmul_(work[0], conj[0])
+def _add_coils(target: Tensor, conj_pictures: Tensor, maps: Tensor) -> None:
+    """Add the conjugate of the coil combination of ``(coil, ...)`` to components ``(set, ...)``."""
+    for component, set_maps in zip(target, maps, strict=True):
+        if conj_pictures.shape[0] == 1:
+            component.addcmul_(conj_pictures[0], set_maps[0])
         else:
-            component += (work * conj).sum(0)
+            component += (conj_pictures * set_maps).sum(0)

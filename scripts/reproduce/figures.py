@@ -64,7 +64,7 @@ def write(out: Path, rows: Sequence[Mapping[str, Any]], figure: Figure, sentence
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    figure.savefig(out / "figure.png", dpi=110)
+    figure.savefig(out / "figure.png", dpi=90)
     plt.close(figure)
     text = "\n".join(sentences) + "\n"
     (out / "seen.txt").write_text(text, encoding="utf-8")

@@ -200,3 +200,17 @@ def test_admm_and_condat_vu_agree_on_total_variation() -> None:
     assert objective(split) == pytest.approx(objective(dual), rel=1e-6)
     assert objective(split) < 0.8 * objective(data)
     torch.testing.assert_close(split, dual, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", [ista, fista])
+def test_gradients_pass_through_the_iterations(solver) -> None:
+    scale = torch.tensor([1.0, 0.5, 0.8], dtype=torch.float64)
+
+    def solve(data: torch.Tensor) -> torch.Tensor:
+        start = torch.zeros_like(data)
+        return solver(
+            lambda x: scale * (scale * x - data), lambda x: soft_threshold(x, 0.1), start, 1.0, n_iterations=5
+        ).value
+
+    data = torch.tensor([2.0, -1.0, 0.4], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(solve, (data,))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mri_unroll.nets.steps import data_consistency
+from mri_unroll.nets.steps import least_squares
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.solvers.fixed_point import fixed_point
 from mri_unroll.solvers.implicit import Adjoint, Backward, Equilibrated, Solver, equilibrate
@@ -67,7 +67,7 @@ class Equilibrium(nn.Module):
     def start(self, adjoint_kspace: Tensor, op: LinearOperator) -> Tensor:
         r""":math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`."""
         weight = adjoint_kspace.real.new_full((), START_WEIGHT)
-        return data_consistency(op, adjoint_kspace, torch.zeros_like(adjoint_kspace), weight, self.n_start_cg)
+        return least_squares(op, adjoint_kspace, weight, self.n_start_cg)
 
     def forward(
         self,

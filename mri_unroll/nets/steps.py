@@ -86,6 +86,9 @@ def data_consistency(
 ) -> Tensor:
     r""":math:`\arg\min_x \|Ax-y\|^2 + \lambda\|x-z\|^2` by ``n_cg`` conjugate gradients from ``z``."""
     # In terms of the change d = x - z the right-hand side is A^H(y - Az), and CG starts at zero: one product fewer.
-    right = adjoint_kspace - op.normal(proposal)
-    change = cg(lambda x: op.normal(x) + reg_weight * x, right, n_iterations=n_cg)
-    return proposal + change.value
+    return proposal + least_squares(op, adjoint_kspace - op.normal(proposal), reg_weight, n_cg)
+
+
+def least_squares(op: LinearOperator, adjoint_kspace: Tensor, reg_weight: Tensor, n_cg: int) -> Tensor:
+    r""":math:`\arg\min_x \|Ax-y\|^2 + \lambda\|x\|^2` by ``n_cg`` conjugate gradients from zero."""
+    return cg(lambda x: op.normal(x) + reg_weight * x, adjoint_kspace, n_iterations=n_cg, ndim=op.image_ndim).value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.lista import Momentum, fista_momentum
-from mri_unroll.nets.steps import data_consistency
+from mri_unroll.nets.steps import least_squares
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.solvers.solution import FIXED_COUNT, Solution
 
@@ -57,7 +57,7 @@ class Unrolled(nn.Module):
     def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
         """Yield ``x_0, x_1, ... x_K``: deep supervision and convergence plots look inside the network with this."""
         weight = torch.exp(self.log_start_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
-        image = data_consistency(op, adjoint_kspace, torch.zeros_like(adjoint_kspace), weight, self.n_start_cg)
+        image = least_squares(op, adjoint_kspace, weight, self.n_start_cg)
         yield image
         before = image
         for index, step in enumerate(self.steps):

@@ -98,7 +98,7 @@ def cg(
         direction = torch.addcmul(residual, turn.to(right.dtype), direction)
         size = new_size
         if tolerance > 0:  # reading a number waits for the device, so it is read only when it decides something
-            residuals.append(float(_relative(size, scale).max()))
+            residuals.append(float(_relative(size, scale).max().detach()))
             converged = residuals[-1] <= tolerance
             if converged:
                 break

@@ -138,4 +138,4 @@ def admm(
 
 
 def _relative_change(move: Tensor, new: Tensor) -> float:
-    return float(torch.linalg.vector_norm(move) / torch.linalg.vector_norm(new).clamp_min(1e-30))
+    return float((torch.linalg.vector_norm(move) / torch.linalg.vector_norm(new).clamp_min(1e-30)).detach())

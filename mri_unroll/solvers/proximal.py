@@ -61,16 +61,20 @@ def _proximal_gradient(
     for _ in range(n_iterations):
         new = prox(torch.sub(point, gradient(point), alpha=step_size))
         move = new - x
-        if restart and float(_inner(point - new, move)) > 0:  # momentum points uphill: forget it
+        if restart and float(_inner(point - new, move).detach()) > 0:  # momentum points uphill: forget it
             weight = 1.0
         beta, weight = momentum(weight)
         point = torch.add(new, move, alpha=beta) if beta else new
-        changes.append(float(torch.linalg.vector_norm(move) / torch.linalg.vector_norm(new).clamp_min(1e-30)))
+        changes.append(float((_norm(move) / _norm(new).clamp_min(1e-30)).detach()))
         x = new
         if tolerance > 0 and changes[-1] <= tolerance:
             status = CONVERGED
             break
     return Solution(x, status, len(changes), tuple(changes))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

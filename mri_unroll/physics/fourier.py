@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import scipy.fft
@@ -156,28 +156,44 @@ def filter_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
     return consume(x.mul_(response), axes, inverse=True)
 
 
-def filter_conjugate_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
-    r"""Complex conjugate of `filter_`, by :math:`\overline{F^H u} = F \bar u`.
+def conjugate_filter(like: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+    r"""Function ``(x, response)`` for the complex conjugate of `filter_`, by :math:`\overline{F^H u} = F \bar u`.
 
     Who adds up :math:`\sum_c \overline{S_c} x_c` can add the conjugates, :math:`S_c \overline{x_c}`, and needs no
-    conjugate of the maps.
+    conjugate of the maps. The engine is chosen once, here, for loops over small blocks.
 
     Parameters
     ----------
-    x, axes
-        As for `filter_`.
-    response
-        ``(h, -h)`` as a last axis of two, from `conjugating`: real parts are multiplied by one, imaginary parts by the
-        other, which conjugates at no cost.
+    like
+        Any complex tensor with the device and the lengths along ``axes`` of the workspaces to come. These are
+        overwritten, outside autograd.
+    axes
+        As for `filter_`. The ``response`` is ``(h, -h)`` as a last axis of two, from `conjugating`: real parts are
+        multiplied by one, imaginary parts by the other, which conjugates at no cost.
     """
-    if axes:
-        x = consume(x, axes)
-    torch.view_as_real(x).mul_(response)
-    return consume(x, axes) if axes else x
+    engine = _engine_for(like, axes)
+    transform: Callable[[Tensor], Tensor]
+    if not axes:
+        transform = _unchanged
+    elif engine == "torch":
+        transform = functools.partial(torch.fft.fftn, dim=axes, norm="ortho")
+    else:
+        transform = functools.partial(_foreign, axes=axes, inverse=False, engine=engine, overwrite=True)
+
+    def apply(x: Tensor, response: Tensor) -> Tensor:
+        x = transform(x)
+        torch.view_as_real(x).mul_(response)
+        return transform(x)
+
+    return apply
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def conjugating(response: Tensor) -> Tensor:
-    """``(h, -h)`` of a real ``h``, ``(..., 2)``, for `filter_conjugate_`."""
+    """``(h, -h)`` of a real ``h``, ``(..., 2)``, for `conjugate_filter`."""
     return torch.stack([response, -response], dim=-1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mri_unroll.errors import ShapeError
 from mri_unroll.physics.bridge import apply_linear, is_tracked
-from mri_unroll.physics.fourier import centring_phases, conjugating, consume, fft, filter_conjugate_, ifft
+from mri_unroll.physics.fourier import centring_phases, conjugate_filter, conjugating, consume, fft, ifft
 from mri_unroll.physics.linop import LinearOperator
 
 # Bytes of coil pictures worked on at a time: what stays in a core's cache; on a GPU, what keeps it busy.
@@ -158,19 +158,24 @@ class SenseOperator(LinearOperator):
 
     # Below: no autograd. Pictures are (*batch, set, ...) inside, with one set where there are no several.
 
-    def _blocks(self, n_lines: int, whole: bool) -> Iterator[tuple[slice, slice]]:
-        """Yield coils and lines to work on at a time; the one place where looped and batched forms are chosen."""
+    def _blocks(self, n_lines: int, whole: bool) -> Iterator[tuple[int | slice, slice]]:
+        """Yield coils and lines to work on at a time; the one place where looped and batched forms are chosen.
+
+        A coil is an index where coils are taken one by one, and a slice of coils where several are taken together.
+        """
         n_coils, length = self._maps.shape[-self._ndim - 1], self._maps.shape[-1]
         line_bytes = length * self._maps.element_size()
         budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
-        looped = n_lines * line_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu"
-        # A transform reads one block and writes another: halves of a picture make the two one coil's workspace.
-        halved = n_lines if whole or not looped else -(-n_lines // 2)
-        lines = n_lines if whole else max(1, min(halved, budget // line_bytes))
-        coils = 1 if looped else max(1, min(n_coils, budget // (lines * line_bytes)))
-        for first in range(0, n_coils, coils):
-            for line in range(0, n_lines, lines):
-                yield slice(first, first + coils), slice(line, line + lines)
+        if n_lines * line_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu":
+            # A transform reads one block and writes another: halves of a picture make the two one coil's workspace.
+            lines = n_lines if whole else max(1, min(-(-n_lines // 2), budget // line_bytes))
+            for coil in range(n_coils):
+                for line in range(0, n_lines, lines):
+                    yield coil, slice(line, line + lines)
+        else:
+            coils = max(1, min(n_coils, budget // (n_lines * line_bytes)))
+            for first in range(0, n_coils, coils):
+                yield slice(first, first + coils), slice(None)
 
     def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Yield index and maps, ``(set, coil, ...)``, of every problem in the batch."""
@@ -196,18 +201,19 @@ class SenseOperator(LinearOperator):
         spatial = x.shape[-self._ndim :]
         n_lines = spatial[:-1].numel()
         flat = (n_lines, spatial[-1]) if only_last else spatial
+        filtered = conjugate_filter(x, self._normal_axes)
         for index, maps in self._problems(batch):
-            maps = maps.reshape(*maps.shape[:2], *flat)
-            source, target = x[index].reshape(-1, *flat), total[index].view(-1, *flat)
-            weights = conjugating(response[index].reshape(1, 1, -1) if only_last else response[index])
+            set_maps = maps.reshape(*maps.shape[:2], *flat).unbind()
+            sources, totals = x[index].reshape(-1, *flat).unbind(), total[index].view(-1, *flat).unbind()
+            weights = conjugating(response[index].reshape(1, -1) if only_last else response[index][0])
             for coils, lines in self._blocks(n_lines, whole=not only_last):
-                part = lines if only_last else slice(None)
-                block = maps[:, coils, part]
+                blocks = [maps[coils, lines] if only_last else maps[coils] for maps in set_maps]
+                parts = [source[lines] for source in sources] if only_last else sources
                 # Nested, so that no name holds on to a workspace longer than it is needed.
                 _add_coils(
-                    target[:, part],
-                    filter_conjugate_(_combine(block, source[:, None, part]), weights, self._normal_axes),
-                    block,
+                    [part[lines] for part in totals] if only_last else totals,
+                    filtered(_combine(blocks, parts), weights),
+                    blocks,
                 )
         return conj.conj_physical_()
 
@@ -218,11 +224,10 @@ class SenseOperator(LinearOperator):
         weights = self._per_problem(self._post_mask, batch)
         n_lines = x.shape[-self._ndim : -1].numel()
         for index, maps in self._problems(batch):
-            source = (x[index] * self._pre).unsqueeze(1)
+            set_maps, sources, target = maps.unbind(), (x[index] * self._pre).unbind(), kspace[index]
             for coils, _ in self._blocks(n_lines, whole=True):
-                torch.mul(
-                    consume(_combine(maps[:, coils], source), self._axes), weights[index], out=kspace[index][coils]
-                )
+                coil_pictures = _combine([maps[coils] for maps in set_maps], sources)
+                torch.mul(consume(coil_pictures, self._axes), weights[index][0], out=target[coils])
         return kspace
 
     def _adjoint(self, kspace: Tensor) -> Tensor:
@@ -232,25 +237,29 @@ class SenseOperator(LinearOperator):
         weights = self._per_problem(self._post_mask.conj().resolve_conj(), batch)
         n_lines = conj.shape[-self._ndim : -1].numel()
         for index, maps in self._problems(batch):
+            set_maps, totals, source = maps.unbind(), conj[index].unbind(), kspace[index]
             for coils, _ in self._blocks(n_lines, whole=True):
                 _add_coils(
-                    conj[index],
-                    consume((kspace[index][coils] * weights[index]).conj_physical_(), self._axes),
-                    maps[:, coils],
+                    totals,
+                    consume((source[coils] * weights[index][0]).conj_physical_(), self._axes),
+                    [maps[coils] for maps in set_maps],
                 )
         result = conj.mul_(self._pre).conj_physical_()
         return result if self.soft else result.squeeze(-self._ndim - 1)
 
 
-def _combine(maps: Tensor, source: Tensor) -> Tensor:
-    """Coil pictures ``(coil, ...)`` of maps ``(set, coil, ...)`` and components ``(set, 1, ...)``, in new memory."""
-    return maps[0] * source[0] if maps.shape[0] == 1 else (maps * source).sum(0)
+def _combine(blocks: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """Coil pictures, in new memory, from the maps and the component of each set."""
+    pictures = blocks[0] * parts[0]
+    for block, part in zip(blocks[1:], parts[1:], strict=True):
+        pictures.addcmul_(block, part)
+    return pictures
 
 
-def _add_coils(target: Tensor, conj_pictures: Tensor, maps: Tensor) -> None:
-    """Add the conjugate of the coil combination of ``(coil, ...)`` to components ``(set, ...)``."""
-    for component, set_maps in zip(target, maps, strict=True):
-        if conj_pictures.shape[0] == 1:
-            component.addcmul_(conj_pictures[0], set_maps[0])
+def _add_coils(totals: Sequence[Tensor], conj_pictures: Tensor, blocks: Sequence[Tensor]) -> None:
+    """Add the conjugate of the coil combination to the total of each set."""
+    for total, block in zip(totals, blocks, strict=True):
+        if block.ndim == total.ndim:  # one coil
+            total.addcmul_(conj_pictures, block)
         else:
-            component += (conj_pictures * set_maps).sum(0)
+            total += (conj_pictures * block).sum(0)

@@ -25,7 +25,7 @@ class SenseOperator(LinearOperator):
     :math:`A^H A` they cancel. There, too, the transform cancels along every axis on which the mask does not depend: a
     mask of phase-encoding lines leaves one 1-D FFT pair per coil. Coils are worked on one after the other, in blocks of
     lines that fit a core's cache (several coils together where pictures are small), and added up as they come, so that
-    a normal application needs the memory of its result and of one coil's picture.
+    a normal application needs its result and two blocks, the one that a transform reads and the one that it writes.
 
     Parameters
     ----------
@@ -167,8 +167,7 @@ class SenseOperator(LinearOperator):
         line_bytes = length * self._maps.element_size()
         budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
         if n_lines * line_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu":
-            # A transform reads one block and writes another: halves of a picture make the two one coil's workspace.
-            lines = n_lines if whole else max(1, min(-(-n_lines // 2), budget // line_bytes))
+            lines = n_lines if whole else max(1, min(n_lines, budget // line_bytes))
             for coil in range(n_coils):
                 for line in range(0, n_lines, lines):
                     yield coil, slice(line, line + lines)

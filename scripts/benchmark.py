@@ -148,7 +148,9 @@ class Bench:
             differences.append(difference)
             del value
             peaks.append(peak_mb(candidate.run) if candidate.in_process else None)
-        n_rounds = 2 if self.options.quick else int(np.clip(self.options.seconds / (2 * sum(first)), 3, self.options.rounds))
+        n_rounds = (
+            2 if self.options.quick else int(np.clip(self.options.seconds / (2 * sum(first)), 3, self.options.rounds))
+        )
         clock = wall_clock if self.options.clock == "wall" else cpu_clock
         seconds = np.empty((n_rounds, len(candidates)))
         for turn in range(n_rounds):

@@ -31,6 +31,7 @@ def main() -> int:
             config,
             data=str((folder / config.data).resolve()),
             out=str((folder / config.out).resolve()),
+            start_from=config.start_from and str((folder / config.start_from).resolve()),
             n_steps=arguments.n_steps or config.n_steps,
         )
         print(train(config, lambda line: print(line, file=sys.stderr, flush=True)))

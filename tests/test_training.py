@@ -74,7 +74,7 @@ def test_simulated_kspace_is_that_of_its_coil_images() -> None:
     image = 1000.0 * (np.hypot(y, x) < 0.6)
     for seed in range(4):
         acquired = simulate(image, np.random.default_rng(seed))
-        example = prepare(acquired, None, np.random.default_rng(0))
+        example = prepare(acquired, None, np.random.default_rng(0), 0.0)
         assert not acquired.kspace[..., ~acquired.mask].any()
         assert acquired.body.mean() > 0.05
         truth = torch.from_numpy(acquired.coil_images)
@@ -121,9 +121,9 @@ def test_strip_agrees_with_the_whole_slice() -> None:
     """Rows decouple: the normal operator of a strip is the strip of the normal operator."""
     y, x = np.mgrid[-1:1:150j, -1:1:140j]
     acquired = simulate(1000.0 * (np.hypot(y, x) < 0.6), np.random.default_rng(1))
-    whole = prepare(acquired, None, np.random.default_rng(0))
+    whole = prepare(acquired, None, np.random.default_rng(0), 0.0)
     assert not varies_along(acquired.mask)
-    strip = prepare(acquired, 40, np.random.default_rng(0))
+    strip = prepare(acquired, 40, np.random.default_rng(0), 0.0)
     assert strip.rss.shape[-2] == 40
     starts = [i for i in range(whole.rss.shape[-2] - 39) if torch.equal(whole.rss[:, i : i + 40], strip.rss)]
     rows = slice(starts[0], starts[0] + 40)
@@ -133,7 +133,7 @@ def test_strip_agrees_with_the_whole_slice() -> None:
 
 
 def test_learning_rate_rises_then_falls(folder: Path) -> None:
-    config = dataclasses.replace(tiny(folder, folder), n_steps=100, warm_up=10, learning_rate=1.0)
+    config = dataclasses.replace(tiny(folder, folder), n_steps=100, warm_up=10, cool_down=60, learning_rate=1.0)
     rates = [learning_rate(config, step) for step in range(100)]
     assert math.isclose(rates[9], 1.0)
     assert rates[:10] == sorted(rates[:10])

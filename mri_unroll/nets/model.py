@@ -27,7 +27,9 @@ from mri_unroll.solvers.implicit import Backward
 
 Network = Unrolled | Equilibrium
 
-N_STRENGTH = 2  # log noise level, log sampled fraction: see recon.calibrate.strength_features
+# What a network may be conditioned on: log noise level, log sampled fraction (see recon.calibrate.strength_features),
+# and, as a third number, the share of the noise that its picture is to keep.
+N_STRENGTH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class ModelConfig:
     n_cg: int = 4  # conjugate gradients per step
     n_start_cg: int = 8  # conjugate gradients before the first step
     widths: tuple[int, ...] = (48, 64, 96)  # U-Net channels per level
+    n_strength: int = N_STRENGTH  # 2: noise level and sampling density; 3: also the share of the noise to keep
     # The rest is for equilibria; see `Equilibrium`, `fixed_point` and `ContractivePrior`.
     contraction: float = 0.8  # what a fresh step contracts by, 0..1; nearer 1 trains less steadily
     method: Method = "anderson"  # or "picard", "broyden"
@@ -60,6 +63,8 @@ class ModelConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"Expected {name} in {choices}, got {getattr(self, name)!r}.")
+        if self.n_strength not in (N_STRENGTH, N_STRENGTH + 1):
+            raise ConfigError(f"Expected n_strength to be {N_STRENGTH} or {N_STRENGTH + 1}, got {self.n_strength}.")
         if min(self.n_steps, self.n_start_cg, self.n_iterations) < 1 or not self.widths:
             raise ConfigError("Expected at least one step, one starting iteration, one iteration and one U-Net level.")
         if not (0 < self.contraction < 1 and self.tolerance >= 0 and self.n_terms >= 0):
@@ -78,10 +83,10 @@ def build(config: ModelConfig) -> Network:
     """The network of a configuration, with fresh weights."""
 
     def step(contraction: float | None = None) -> nn.Module:
-        prior: Prior = UNetPrior(n_evidence=1, n_strength=N_STRENGTH, widths=config.widths)
+        prior: Prior = UNetPrior(n_evidence=1, n_strength=config.n_strength, widths=config.widths)
         if contraction is not None:
             prior = ContractivePrior(prior, contraction)
-        return ProximalStep(prior, N_STRENGTH, config.n_cg) if config.data_term == "cg" else GradientStep(prior)
+        return ProximalStep(prior, config.n_strength, config.n_cg) if config.data_term == "cg" else GradientStep(prior)
 
     if config.kind == "equilibrium":
         solver = functools.partial(
@@ -95,7 +100,7 @@ def build(config: ModelConfig) -> Network:
             n_terms=config.n_terms,
         )
     steps = [step()] * config.n_steps if config.tied else [step() for _ in range(config.n_steps)]
-    return Unrolled(steps, N_STRENGTH, config.n_start_cg, config.momentum)
+    return Unrolled(steps, config.n_strength, config.n_start_cg, config.momentum)
 
 
 def save(network: nn.Module, config: ModelConfig, card: dict[str, Any], path: Path) -> None:
@@ -146,6 +151,33 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
             if not bool(torch.isfinite(parameter).all()):
                 raise ModelError(f"The weights in {path.name} are not finite at {name!r}.")
     return network.eval(), config, card
+
+
+def transfer(source: nn.Module, target: nn.Module) -> None:
+    """Start a network from the weights of a smaller one of the same widths.
+
+    Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
+    halved; conditions that the source did not know begin without effect.
+
+    Raises
+    ------
+    ModelError
+        If a weight of the target has no counterpart.
+    """
+    known = dict(source.named_parameters())
+    n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parts = name.split(".")
+            added = parts[0] == "steps" and int(parts[1]) >= n_steps
+            if added:
+                parts[1] = str(n_steps - 1)
+            given = known.get(".".join(parts))
+            if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
+                raise ModelError(f"The weights to start from have no counterpart of {name!r}.")
+            factor = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
+            parameter.zero_()
+            parameter[tuple(map(slice, given.shape))] = factor * given
 
 
 def digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri_unroll.nets.complex import from_channels, to_channels
+from mri_unroll.nets.complex import from_channels, inside_fence, to_channels
 
 _SLOPE = 0.1  # of the leaky rectifiers
 
@@ -72,6 +72,7 @@ class UNetPrior(nn.Module):
                 nn.init.zeros_(module.bias if module.bias is not None else module.weight)
         # A step starts as nearly pure data consistency: training decides how far the prior moves from it.
         nn.init.normal_(self.last.weight, std=1e-3)
+        self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, twice as fast with bfloat16
 
     def forward(self, image: Tensor, strength: Tensor) -> Tensor:
         """Denoise.
@@ -94,6 +95,13 @@ class UNetPrior(nn.Module):
         channels = functional.pad(to_channels(image), pad, mode="replicate")
         level = functional.pixel_unshuffle(channels, 2)
         level = torch.cat([level, strength[:, :, None, None].expand(-1, -1, *level.shape[-2:])], dim=1)
+        with inside_fence(level.device):
+            change = self._change(level.contiguous(memory_format=torch.channels_last))
+        change = functional.pixel_shuffle(change.to(channels.dtype), 2)[..., :height, :width]
+        return image[:, 0] + from_channels(change)[:, 0]
+
+    def _change(self, level: Tensor) -> Tensor:
+        """What the residual branch adds, folded by two, from the folded input."""
         skips: list[Tensor] = []
         for block in self.down:
             if skips:
@@ -104,5 +112,4 @@ class UNetPrior(nn.Module):
         for block in self.up:
             level = functional.interpolate(level, scale_factor=2, mode="nearest")
             level = block(torch.cat([level, skips.pop()], dim=1))
-        change = functional.pixel_shuffle(self.last(level), 2)[..., :height, :width]
-        return image[:, 0] + from_channels(change)[:, 0]
+        return self.last(level)

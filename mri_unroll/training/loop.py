@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from mri_unroll.errors import ConfigError
-from mri_unroll.nets.model import ModelConfig, build, digest, save
+from mri_unroll.nets.complex import prior_precision
+from mri_unroll.nets.model import N_STRENGTH, ModelConfig, build, digest, load, save, transfer
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.sampling import varies_along
@@ -31,7 +32,11 @@ from mri_unroll.training.simulate import Acquisition
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """One training run. Read from TOML by ``scripts/train_unrolled.py``."""
+    """One training run. Read from TOML by ``scripts/train_unrolled.py``.
+
+    The learning rate rises, stays, and falls over the last ``cool_down`` steps, so that a run can be made longer than
+    was planned: what came before its fall is the same.
+    """
 
     data: str  # folder with index.json and image volumes
     out: str  # folder for checkpoint.pt, log.csv and model.safetensors
@@ -40,6 +45,9 @@ class TrainingConfig:
     n_steps: int = 6000
     learning_rate: float = 1e-3
     warm_up: int = 200
+    cool_down: int = 2000  # steps over which the learning rate falls, the last ones
+    start_from: str | None = None  # weights of a smaller network of the same widths, see nets.model.transfer
+    bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998
     clip_norm: float = 1.0
     strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
@@ -62,12 +70,25 @@ class Example:
     body: Tensor  # (1, y, x)
 
 
-def prepare(acquisition: Acquisition, strip: int | None, rng: np.random.Generator) -> Example:
-    """Calibrate as at the scanner; keep ``strip`` random readout rows where the mask lets rows decouple."""
+def random_noise_kept(rng: np.random.Generator) -> float:
+    """Share of the noise that the truth of an example holds: mostly all, as in a scan that was sampled fully."""
+    return float(rng.choice([1.0, 0.0, rng.random()], p=[0.6, 0.2, 0.2]))
+
+
+def prepare(
+    acquisition: Acquisition, strip: int | None, rng: np.random.Generator, noise_kept: float, n_strength: int = 3
+) -> Example:
+    """Calibrate as at the scanner; keep ``strip`` random readout rows where the mask lets rows decouple.
+
+    The truth is what full sampling would have shown, with ``noise_kept`` of its noise: samples that were measured hold
+    that very noise, and a network that is to please a noisy reference learns to leave it there.
+    """
     mask = torch.from_numpy(acquisition.mask)
     calibrated = calibrate_slice(torch.from_numpy(acquisition.kspace), mask)
     maps = calibrated.op.sens_maps
-    coil_images = torch.from_numpy(acquisition.coil_images) / calibrated.scale
+    coil_images = torch.from_numpy(acquisition.coil_images + np.float32(noise_kept) * acquisition.noise_images)
+    coil_images = coil_images / calibrated.scale
+    strength = torch.cat([calibrated.strength, torch.full((1, 1), noise_kept)], dim=1)[:, :n_strength]
     adjoint_kspace = calibrated.op.adjoint(calibrated.kspace)
     coil_combined = (maps.conj() * coil_images).sum(-3)
     rss = torch.linalg.vector_norm(coil_images, dim=0)[None]
@@ -81,15 +102,16 @@ def prepare(acquisition: Acquisition, strip: int | None, rng: np.random.Generato
         rows = slice(first, first + strip)
         op = SenseOperator(maps[:, :, rows], mask[None, None, :1])
         adjoint_kspace, coil_combined, rss, body = (t[:, rows] for t in (adjoint_kspace, coil_combined, rss, body))
-    return Example(op, adjoint_kspace, calibrated.strength, coil_combined, rss, body)
+    return Example(op, adjoint_kspace, strength, coil_combined, rss, body)
 
 
 class CalibratedScans:
     """`SimulatedScans` made ready for a training step inside the data worker: calibration runs on another core."""
 
-    def __init__(self, scans: SimulatedScans, strip: int) -> None:
+    def __init__(self, scans: SimulatedScans, strip: int, n_strength: int) -> None:
         self.scans = scans
         self.strip = strip
+        self.n_strength = n_strength
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -97,24 +119,25 @@ class CalibratedScans:
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng([self.scans.seed, index, 1])
         with torch.no_grad(), use_engine("torch"):
-            return prepare(self.scans[index], self.strip, rng)
+            noise_kept = random_noise_kept(rng) if self.n_strength > N_STRENGTH else 0.0
+            return prepare(self.scans[index], self.strip, rng, noise_kept, self.n_strength)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to one percent."""
+    """Linear warm-up, a plateau, then a cosine to one percent over the last ``cool_down`` steps."""
     if step < config.warm_up:
         return config.learning_rate * (step + 1) / config.warm_up
-    done = (step - config.warm_up) / max(1, config.n_steps - config.warm_up)
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+    length = min(config.cool_down, config.n_steps - config.warm_up)
+    done = (step - config.n_steps + length) / max(1, length)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))))
 
 
 @torch.no_grad()
-def validate(network: Unrolled, scans: SimulatedScans) -> tuple[float, float]:
-    """Mean NMSE in decibels inside the body, of the start and of the result, on whole validation slices."""
+def validate(network: Unrolled, examples: list[Example]) -> tuple[float, float]:
+    """Mean NMSE in decibels inside the body, of the start and of the result."""
     start: list[float] = []
     result: list[float] = []
-    for index in range(len(scans)):
-        example = prepare(scans[index], None, np.random.default_rng(0))
+    for example in examples:
         reference = example.rss * example.body
         iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
         for image, scores in ((iterates[0], start), (iterates[-1], result)):
@@ -147,10 +170,14 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     training, validation = find_volumes(Path(config.data), config.held_out)
-    scans = CalibratedScans(SimulatedScans(training, config.seed, config.n_steps), config.strip)
-    held_out = SimulatedScans(validation, config.seed + 1, config.n_validation)
+    n_strength = config.model.n_strength
+    scans = CalibratedScans(SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength)
+    held_out = _validation(SimulatedScans(validation, config.seed + 1, config.n_validation), n_strength)
     torch.manual_seed(config.seed)
     network = build(config.model)
+    started_from = None if config.start_from is None else digest(Path(config.start_from))
+    if config.start_from is not None:
+        transfer(load(Path(config.start_from))[0], network)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     smooth = cast(Unrolled, average.module)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
@@ -167,7 +194,7 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
         prefetch_factor=4 if config.n_workers else None,
     )
     started, recent, n_skipped = time.monotonic(), [], 0
-    with use_engine("torch"):
+    with use_engine("torch"), prior_precision(torch.bfloat16 if config.bfloat16 else None):
         for step, example in enumerate(loader, start=first):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, step)
@@ -183,27 +210,46 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
                 n_skipped += 1
             recent.append(float(loss.detach()))
             if (step + 1) % config.save_every == 0 or step + 1 == config.n_steps:
-                start, result = validate(smooth, held_out)
+                start, result = validate(smooth, held_out[0.0])
+                _, noisy = validate(smooth, held_out[1.0])
                 pace = (time.monotonic() - started) / (step + 1 - first)
-                row = [step + 1, float(np.mean(recent)), start, result, pace, float(norm)]
+                row = [step + 1, float(np.mean(recent)), start, result, noisy, pace, float(norm)]
                 _log(out / "log.csv", row)
                 left = pace * (config.n_steps - step - 1) / 60
                 report(
                     f"step {step + 1}/{config.n_steps} loss {row[1]:.4f} validation NMSE {result:.2f} dB "
-                    f"(least squares {start:.2f}) {pace:.2f} s/step, {left:.0f} min left, "
+                    f"(least squares {start:.2f}), noise kept {noisy:.2f} dB, {pace:.2f} s/step, {left:.0f} min left, "
                     f"{n_skipped} steps skipped"
                 )
                 recent = []
                 _checkpoint(out / "checkpoint.pt", step + 1, parts, config)
-                card = {"training": _settings(config), "steps_done": step + 1, "validation_db": result}
+                card = {
+                    "training": _settings(config),
+                    "started_from": started_from,
+                    "steps_done": step + 1,
+                    "validation_db": result,
+                    "noisy_db": noisy,
+                }
                 save(smooth, config.model, card, out / "model.safetensors")
     report(f"weights {digest(out / 'model.safetensors')}")
     return out / "model.safetensors"
 
 
+def _validation(scans: SimulatedScans, n_strength: int) -> dict[float, list[Example]]:
+    """Whole validation slices by the share of noise that their truth holds, made once."""
+    with torch.no_grad(), use_engine("torch"):
+        return {
+            noise_kept: [
+                prepare(scans[index], None, np.random.default_rng(0), noise_kept, n_strength)
+                for index in range(len(scans))
+            ]
+            for noise_kept in (0.0, 1.0)
+        }
+
+
 def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What made the weights, without the folders of the machine that did."""
-    return {name: value for name, value in asdict(config).items() if name not in ("data", "out")}
+    return {name: value for name, value in asdict(config).items() if name not in ("data", "out", "start_from")}
 
 
 def _resume(path: Path, parts: dict[str, Any], config: TrainingConfig) -> int:
@@ -236,5 +282,7 @@ def _log(path: Path, row: list[float]) -> None:
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if is_new:
-            writer.writerow(["step", "loss", "start_db", "validation_db", "seconds_per_step", "gradient_norm"])
+            writer.writerow(
+                ["step", "loss", "start_db", "validation_db", "noisy_db", "seconds_per_step", "gradient_norm"]
+            )
         writer.writerow(row)

@@ -23,6 +23,7 @@ class Acquisition:
     kspace: NDArray[np.complex64]  # (coil, ky, kx) with noise, zero where not measured
     mask: NDArray[np.bool_]  # (ky, kx)
     coil_images: NDArray[np.complex64]  # (coil, y, x) without noise
+    noise_images: NDArray[np.complex64]  # (coil, y, x), what noise would have added to them, fully sampled
     body: NDArray[np.bool_]  # (y, x), where there is tissue
 
 
@@ -52,6 +53,7 @@ def simulate(image: NDArray[np.floating], rng: Generator) -> Acquisition:
         kspace=np.where(mask, kspace + noise, 0).astype(np.complex64),
         mask=mask,
         coil_images=coil_images.astype(np.complex64),
+        noise_images=fftshift(ifft2(ifftshift(noise, axes=(-2, -1)), norm="ortho"), axes=(-2, -1)).astype(np.complex64),
         body=smooth > 0.08 * bright,
     )
 
@@ -165,14 +167,16 @@ def _away(difference: NDArray[np.complex128], least: float = 0.08) -> NDArray[np
 
 
 def random_mask(shape: tuple[int, int], rng: Generator) -> NDArray[np.bool_]:
-    """Mask of a random family, acceleration 1.5 to 12, and calibration width chosen apart from it."""
-    acceleration = float(np.exp(rng.uniform(np.log(1.5), np.log(12))))
+    """Mask of a random family, acceleration 1.3 to 12 or none, and calibration width chosen apart from it."""
+    acceleration = float(np.exp(rng.uniform(np.log(1.3), np.log(12))))
     measured = None
     if rng.random() < 0.2:  # zero padding or partial Fourier at one or both ends of phase encoding
         columns = np.ones(shape[1], dtype=bool)
         columns[: int(rng.uniform(0, 0.12) * shape[1])] = False
         columns[shape[1] - int(rng.uniform(0, 0.25) * shape[1]) :] = False
         measured = np.broadcast_to(columns, shape)
+    if rng.random() < 0.03:
+        return np.ones(shape, dtype=bool) if measured is None else np.array(measured)
     if rng.random() < 0.08:
         return make_mask("poisson", shape, max(acceleration, 2.0), seed=int(rng.integers(2**31)), measured=measured)
     kind = str(rng.choice(["random", "equispaced", "equispaced_fraction", "magic"], p=[0.35, 0.2, 0.35, 0.1]))

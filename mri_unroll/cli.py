@@ -109,6 +109,9 @@ def recon(
     ] = None,
     reg_weight: Annotated[float | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
     iterations: Annotated[int | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
+    denoise: Annotated[
+        float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")
+    ] = 0.0,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: AsJson = False,
@@ -139,6 +142,7 @@ def recon(
         overwrite=overwrite,
         reg_weight=reg_weight,
         n_iterations=iterations,
+        denoise=denoise,
     )
     with listening(as_json) as events:
         events({"event": "start", "version": __version__, "input": input.name, "method": method})

@@ -44,6 +44,7 @@ class ReconstructionConfig:
     overwrite: bool = False
     reg_weight: float | None = None  # of classical methods, > 0, for k-space scaled as they scale it; None: their own
     n_iterations: int | None = None  # of classical methods, >= 1; None: their own
+    denoise: float = 0.0  # of networks, 0..1: share of the noise to remove; 0: as a fully sampled scan would show it
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -54,6 +55,7 @@ class ReconstructionConfig:
             ("seed", lambda seed: seed >= 0, ">= 0"),
             ("slices", lambda ends: ends is None or 0 <= ends[0] < ends[1], "first < last, counted from 0"),
             ("reg_weight", lambda weight: weight is None or 0 < weight < float("inf"), "> 0 and finite"),
+            ("denoise", lambda share: 0 <= share <= 1, "between 0 and 1"),
             ("n_iterations", lambda count: count is None or count >= 1, ">= 1"),
         ):
             value = getattr(self, name)

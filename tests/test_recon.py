@@ -197,3 +197,26 @@ def test_unknown_methods_and_absent_devices_are_refused(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="GPU"):
             make_reconstructor("tv", ReconstructionConfig(device="cuda"))
+
+
+def test_a_network_is_told_how_much_noise_to_remove(tmp_path: Path) -> None:
+    scan = undersample(make_scan(noise=0.02), "equispaced", 2, 0.1, seed=0)
+    torch.manual_seed(0)
+    told, untold = (ModelConfig(n_steps=1, n_cg=2, n_start_cg=4, widths=(4,), n_strength=n) for n in (3, 2))
+    network = build(told)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save(network, told, {}, tmp_path / "told.safetensors")
+    kept, removed = (
+        make_reconstructor(str(tmp_path / "told.safetensors"), ReconstructionConfig(denoise=share)).reconstruct(scan)
+        for share in (0.0, 1.0)
+    )
+    assert not np.allclose(kept.pixels, removed.pixels, rtol=1e-3)
+    assert removed.provenance.parameters["denoise"] == 1.0
+    save(build(untold), untold, {}, tmp_path / "untold.safetensors")
+    for name in (str(tmp_path / "untold.safetensors"), "l1-wavelet", "zero-filled"):
+        with pytest.raises(ConfigError, match="noise"):
+            make_reconstructor(name, ReconstructionConfig(denoise=0.5))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        ReconstructionConfig(denoise=1.5)

@@ -90,6 +90,11 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     """
     config = config or ReconstructionConfig()
     device = choose_device(config.device)
+    if config.denoise and name_or_checkpoint in (*CLASSICAL, "zero-filled"):
+        raise ConfigError(
+            f"The method {name_or_checkpoint!r} has no setting of how much noise to remove.",
+            "Leave it out, or choose a trained network (`mri-unroll methods`).",
+        )
     if name_or_checkpoint not in CLASSICAL and (config.reg_weight is not None or config.n_iterations is not None):
         raise ConfigError(
             f"The method {name_or_checkpoint!r} has no regularisation weight and no number of iterations to set.",
@@ -111,15 +116,7 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
             f"Expected a method ({', '.join(SUMMARIES)}) or an existing .safetensors file, got {name_or_checkpoint!r}.",
             f"Did you mean {near[0]!r}?" if near else "See `mri-unroll methods`.",
         )
-    network, model_config, _ = model.load(path)
-    return SlicewiseReconstructor(
-        name=name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name,
-        solve=functools.partial(learned.run_network, network=network.to(device)),
-        device=device,
-        parameters=dataclasses.asdict(model_config),
-        weights_digest=model.digest(path),
-        planar=True,
-    )
+    return _learned(name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name, path, config, device)
 
 
 def _classical(name: str, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
@@ -131,6 +128,25 @@ def _classical(name: str, config: ReconstructionConfig, device: torch.device) ->
         solve=functools.partial(method.solve, reg_weight=reg_weight, n_iterations=n_iterations),
         device=device,
         parameters={"reg_weight": reg_weight, "n_iterations": n_iterations},
+    )
+
+
+def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
+    network, model_config, _ = model.load(path)
+    knows_noise = model_config.n_strength > model.N_STRENGTH
+    if config.denoise and not knows_noise:
+        raise ConfigError(
+            f"The network {name!r} removes noise as it was trained to; it has no choice of how much.",
+            "Leave out the setting, or choose a network that was trained with n_strength = 3.",
+        )
+    noise_kept = 1.0 - config.denoise if knows_noise else None
+    return SlicewiseReconstructor(
+        name=name,
+        solve=functools.partial(learned.run_network, network=network.to(device), noise_kept=noise_kept),
+        device=device,
+        parameters=dataclasses.asdict(model_config) | ({"denoise": config.denoise} if knows_noise else {}),
+        weights_digest=model.digest(path),
+        planar=True,
     )
 
 

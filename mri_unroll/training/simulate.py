@@ -5,6 +5,7 @@ NumPy only: data workers stay free of torch and sigpy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,14 @@ class Acquisition:
     body: NDArray[np.bool_]  # (y, x), where there is tissue
 
 
-def simulate(image: NDArray[np.floating], rng: Generator) -> Acquisition:
+def simulate(
+    image: NDArray[np.floating],
+    rng: Generator,
+    *,
+    n_coils: int | None = None,
+    noise: float | None = None,
+    sampling: Callable[[tuple[int, int]], NDArray[np.bool_]] | None = None,
+) -> Acquisition:
     """Acquire a magnitude image with a random scanner.
 
     Parameters
@@ -36,24 +44,31 @@ def simulate(image: NDArray[np.floating], rng: Generator) -> Acquisition:
         ``(y, x)``, non-negative.
     rng
         Decides everything: sizes, orientation, contrast, phase, coils, noise and mask.
+    n_coils, noise, sampling
+        Number of coils, standard deviation of a sample over bright tissue, and mask of a matrix ``(ky, kx)``, where
+        these are not to be left to chance.
     """
     picture = object_image(image, rng)
     shape = (picture.shape[0], picture.shape[1])
-    n_coils = int(rng.choice([1, 2, 3, 4, 5, 6, 8, 10, 12], p=[0.15, 0.05, 0.05, 0.2, 0.1, 0.15, 0.2, 0.05, 0.05]))
+    drawn = int(rng.choice([1, 2, 3, 4, 5, 6, 8, 10, 12], p=[0.15, 0.05, 0.05, 0.2, 0.1, 0.15, 0.2, 0.05, 0.05]))
+    n_coils = drawn if n_coils is None else n_coils
     coil_images = coil_maps(n_coils, shape, rng) * picture
     rss = np.linalg.norm(coil_images, axis=0)
     bright = np.percentile(rss, 97)
     kspace = centred_fft2(coil_images)
-    level = bright * 10 ** rng.uniform(-3.0, -0.9)
+    level = 10 ** rng.uniform(-3.0, -0.9)
+    level = bright * (level if noise is None else noise)
     mixing = np.eye(n_coils) + rng.uniform(0, 0.3) * complex_normal((n_coils, n_coils), rng) / np.sqrt(n_coils)
-    noise = np.einsum("cd,dyx->cyx", mixing, complex_normal(kspace.shape, rng)) * level
-    mask = random_mask(shape, rng)
+    samples = np.einsum("cd,dyx->cyx", mixing, complex_normal(kspace.shape, rng)) * level
+    mask = random_mask(shape, rng) if sampling is None else sampling(shape)
     smooth = gaussian_filter(rss, 3)
     return Acquisition(
-        kspace=np.where(mask, kspace + noise, 0).astype(np.complex64),
+        kspace=np.where(mask, kspace + samples, 0).astype(np.complex64),
         mask=mask,
         coil_images=coil_images.astype(np.complex64),
-        noise_images=fftshift(ifft2(ifftshift(noise, axes=(-2, -1)), norm="ortho"), axes=(-2, -1)).astype(np.complex64),
+        noise_images=fftshift(ifft2(ifftshift(samples, axes=(-2, -1)), norm="ortho"), axes=(-2, -1)).astype(
+            np.complex64
+        ),
         body=smooth > 0.08 * bright,
     )
 

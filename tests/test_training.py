@@ -16,7 +16,8 @@ from mri_unroll.nets import ModelConfig
 from mri_unroll.nets.model import load
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.training.dataset import SimulatedScans, find_volumes
-from mri_unroll.training.loop import TrainingConfig, learning_rate, prepare, train
+from mri_unroll.training.examples import CalibratedScans, prepare
+from mri_unroll.training.loop import TrainingConfig, learning_rate, train
 from mri_unroll.training.losses import ssim_loss, unrolled_loss, weighted_nrmse
 from mri_unroll.training.simulate import coil_maps, simulate
 
@@ -168,3 +169,15 @@ def test_checkpoint_of_another_model_is_refused(folder: Path, tmp_path: Path) ->
     train(dataclasses.replace(config, n_steps=1, save_every=1), lambda line: None)
     with pytest.raises(ConfigError, match="another model"):
         train(dataclasses.replace(config, model=ModelConfig(n_steps=2, widths=(4,))), lambda line: None)
+
+
+def test_an_acquisition_serves_several_steps(folder: Path) -> None:
+    training, _ = find_volumes(folder, "c")
+    scans = SimulatedScans(training, 0, 4)
+    once, thrice = (CalibratedScans(scans, 32, 3, repeats) for repeats in (1, 3))
+    assert (len(once), len(thrice)) == (4, 12)
+    assert [thrice[i].op.sens_maps.shape[-1] for i in (3, 4, 5)] == [once[1].op.sens_maps.shape[-1]] * 3
+    assert thrice[7].op.sens_maps.shape[-1] == once[2].op.sens_maps.shape[-1]
+    assert len({float(thrice[i].rss.sum()) for i in range(3)}) == 3
+    again = CalibratedScans(scans, 32, 3, 3)[4]  # what came before an item does not change it
+    assert torch.equal(again.rss, thrice[4].rss)

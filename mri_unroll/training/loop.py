@@ -13,21 +13,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.model import N_STRENGTH, ModelConfig, build, digest, load, save, transfer
+from mri_unroll.nets.model import ModelConfig, build, digest, load, save, transfer
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.physics.fourier import use_engine
-from mri_unroll.physics.sampling import varies_along
-from mri_unroll.physics.sense import SenseOperator
-from mri_unroll.recon.calibrate import calibrate_slice
 from mri_unroll.training.dataset import SimulatedScans, find_volumes
+from mri_unroll.training.examples import CalibratedScans, Example, prepare
 from mri_unroll.training.losses import unrolled_loss
-from mri_unroll.training.simulate import Acquisition
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,76 +47,12 @@ class TrainingConfig:
     ema_decay: float = 0.998
     clip_norm: float = 1.0
     strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
+    repeats: int = 1  # steps that each acquisition serves, each with other rows and another share of noise
     seed: int = 0
     n_workers: int = 1
     n_threads: int = 1
     save_every: int = 250
     n_validation: int = 24
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A calibrated acquisition with its truth, batch of one, in units of its scale."""
-
-    op: SenseOperator
-    adjoint_kspace: Tensor  # (1, y, x)
-    strength: Tensor  # (1, n_strength)
-    coil_combined: Tensor  # (1, y, x)
-    rss: Tensor  # (1, y, x)
-    body: Tensor  # (1, y, x)
-
-
-def random_noise_kept(rng: np.random.Generator) -> float:
-    """Share of the noise that the truth of an example holds: mostly all, as in a scan that was sampled fully."""
-    return float(rng.choice([1.0, 0.0, rng.random()], p=[0.6, 0.2, 0.2]))
-
-
-def prepare(
-    acquisition: Acquisition, strip: int | None, rng: np.random.Generator, noise_kept: float, n_strength: int = 3
-) -> Example:
-    """Calibrate as at the scanner; keep ``strip`` random readout rows where the mask lets rows decouple.
-
-    The truth is what full sampling would have shown, with ``noise_kept`` of its noise: samples that were measured hold
-    that very noise, and a network that is to please a noisy reference learns to leave it there.
-    """
-    mask = torch.from_numpy(acquisition.mask)
-    calibrated = calibrate_slice(torch.from_numpy(acquisition.kspace), mask)
-    maps = calibrated.op.sens_maps
-    coil_images = torch.from_numpy(acquisition.coil_images + np.float32(noise_kept) * acquisition.noise_images)
-    coil_images = coil_images / calibrated.scale
-    strength = torch.cat([calibrated.strength, torch.full((1, 1), noise_kept)], dim=1)[:, :n_strength]
-    adjoint_kspace = calibrated.op.adjoint(calibrated.kspace)
-    coil_combined = (maps.conj() * coil_images).sum(-3)
-    rss = torch.linalg.vector_norm(coil_images, dim=0)[None]
-    body = torch.from_numpy(acquisition.body)[None]
-    op, n_rows = calibrated.op, maps.shape[-2]
-    if strip is not None and n_rows > strip and not varies_along(acquisition.mask):
-        occupied = body[0].any(-1).nonzero().flatten()
-        low, high = (int(occupied[0]), int(occupied[-1])) if occupied.numel() else (0, n_rows - 1)
-        first = int(rng.integers(max(0, low - 8), max(low - 7, min(high + 8, n_rows) - strip + 1)))
-        first = min(max(first, 0), n_rows - strip)
-        rows = slice(first, first + strip)
-        op = SenseOperator(maps[:, :, rows], mask[None, None, :1])
-        adjoint_kspace, coil_combined, rss, body = (t[:, rows] for t in (adjoint_kspace, coil_combined, rss, body))
-    return Example(op, adjoint_kspace, strength, coil_combined, rss, body)
-
-
-class CalibratedScans:
-    """`SimulatedScans` made ready for a training step inside the data worker: calibration runs on another core."""
-
-    def __init__(self, scans: SimulatedScans, strip: int, n_strength: int) -> None:
-        self.scans = scans
-        self.strip = strip
-        self.n_strength = n_strength
-
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, index: int) -> Example:
-        rng = np.random.default_rng([self.scans.seed, index, 1])
-        with torch.no_grad(), use_engine("torch"):
-            noise_kept = random_noise_kept(rng) if self.n_strength > N_STRENGTH else 0.0
-            return prepare(self.scans[index], self.strip, rng, noise_kept, self.n_strength)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -171,7 +103,9 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     training, validation = find_volumes(Path(config.data), config.held_out)
     n_strength = config.model.n_strength
-    scans = CalibratedScans(SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength)
+    scans = CalibratedScans(
+        SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength, config.repeats
+    )
     held_out = _validation(SimulatedScans(validation, config.seed + 1, config.n_validation), n_strength)
     torch.manual_seed(config.seed)
     network = build(config.model)

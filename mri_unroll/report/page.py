@@ -1,24 +1,16 @@
-"""From the figures and numbers of a report to its page.
-
-Names and header texts come from files that nobody vouches for: everything is escaped, and the page itself forbids any
-script but its own and any address outside.
-"""
+"""From the figures and numbers of a report to its page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from mri_unroll.io.atomic import atomic_path
 from mri_unroll.metrics import CONVENTION
 from mri_unroll.report import figures
 from mri_unroll.report.content import ReportContent
 from mri_unroll.report.pictures import PERCENTILE, colour_bar, hues
-from mri_unroll.report.wording import described, number, percent, span
+from mri_unroll.report.template import environment, write_page
+from mri_unroll.report.wording import described, span
 
 TEMPLATE = "report.html.j2"
 
@@ -40,21 +32,7 @@ def write_report(content: ReportContent, path: Path, overwrite: bool = False) ->
     InputError, DeviceError
         As `mri_unroll.io.atomic.atomic_path`.
     """
-    page = _environment().get_template(TEMPLATE).render(_values(content))
-    with atomic_path(path, overwrite) as part:
-        part.write_bytes(page.encode("utf-8", "replace"))  # a file name may hold bytes that are no text
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mri_unroll", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "digest": _digest}
-    return environment
+    write_page(environment().get_template(TEMPLATE).render(_values(content)), path, overwrite)
 
 
 def _values(content: ReportContent) -> dict[str, Any]:
@@ -91,8 +69,3 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "parameters": described(image.provenance.parameters, plain_names=False),
         "scale": span(image.provenance.scale),
     }
-
-
-def _digest(script: str) -> str:
-    """What a content security policy calls an inline script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode("ascii")

@@ -52,7 +52,7 @@ def summarise(path: Path) -> dict[str, Any]:
     return {
         "name": path.stem,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "bytes": path.stat().st_size,
+        "bytes": sum(file.stat().st_size for file in model.files(path)),
         "digest": model.digest(path),
         "config": dataclasses.asdict(config),
         "card": card,

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a file or an option is wrong, 70 a bug, 75 not enough memo
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from io import TextIOWrapper
@@ -56,7 +57,9 @@ def _complete_method(incomplete: str) -> Iterable[str]:
     yield from (name for name in METHODS if name.startswith(incomplete))
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     if folder.is_dir():
-        checkpoints = (str(path) for path in sorted(folder.glob("*.safetensors")))
+        found = {str(path): re.sub(r"\.\d+(?=\.\w+$)", "", str(path)) for path in folder.glob("*.safetensors")}
+        # NAME.2.safetensors beside NAME.safetensors is the second file of one checkpoint.
+        checkpoints = sorted(name for name, first in found.items() if name == first or first not in found)
         yield from (name for name in checkpoints if name.startswith(incomplete))
 
 

@@ -3,7 +3,8 @@
     python scripts/export_model.py runs/unrolled/model.safetensors --card scripts/unrolled_card.toml
 
 The card's text comes from the TOML file; what the training run recorded (settings, steps done, validation) is kept
-under ``run``. Rewrites ``mri_unroll/weights/NAME.safetensors`` and ``mri_unroll/weights/DIGESTS``.
+under ``run``. Rewrites ``mri_unroll/weights/NAME.safetensors`` (with ``NAME.2.safetensors`` and so on where one file
+would be too large for a source repository) and ``mri_unroll/weights/DIGESTS``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import tomllib
 from pathlib import Path
 
 from mri_unroll.nets import model
-from mri_unroll.recon.reconstructor import weights_folder
+from mri_unroll.recon.reconstructor import shipped_models, weights_folder
+
+MAX_BYTES = 4_900_000  # of a file
 
 
 def main() -> None:
@@ -26,11 +29,12 @@ def main() -> None:
     card = tomllib.loads(arguments.card.read_text(encoding="utf-8")) | {"run": run}
     folder = weights_folder()
     path = folder / f"{arguments.name}.safetensors"
-    model.save(network, config, card, path)
-    path.chmod(0o644)  # safetensors writes for the owner alone; a service runs as another user
-    lines = [
-        f"{model.digest(path).removeprefix('sha256:')}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))
-    ]
+    model.save(network, config, card, path, MAX_BYTES)
+    for file in model.files(path):
+        file.chmod(0o644)  # safetensors writes for the owner alone; a service runs as another user
+        print(f"{file.stat().st_size:>10}  {file.name}")
+    # The digest of a first file covers the others.
+    lines = [f"{model.digest(first).removeprefix('sha256:')}  {first.name}\n" for first in shipped_models().values()]
     (folder / "DIGESTS").write_text("".join(lines), encoding="utf-8")
     print("".join(lines), end="")
 

@@ -530,8 +530,10 @@ def test_method_names_complete() -> None:
 
 
 def test_checkpoints_complete(tmp_path: Path) -> None:
-    (tmp_path / "mine.safetensors").touch()
-    assert list(cli._complete_method(f"{tmp_path}/mi")) == [str(tmp_path / "mine.safetensors")]
+    for name in ("mine", "mine.2", "minor.2"):  # the second file of a checkpoint is not offered
+        (tmp_path / f"{name}.safetensors").touch()
+    offered = [str(tmp_path / f"{name}.safetensors") for name in ("mine", "minor.2")]
+    assert list(cli._complete_method(f"{tmp_path}/mi")) == offered
 
 
 def test_models_list_and_show(weights: Path) -> None:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from mri_unroll.errors import ConfigError, ModelError
+from mri_unroll.nets import weights
 from mri_unroll.nets.contraction import ContractivePrior
 from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.lista import Momentum
 from mri_unroll.nets.prior import Prior, UNetPrior
 from mri_unroll.nets.steps import GradientStep, ProximalStep
 from mri_unroll.nets.unrolled import Unrolled
+from mri_unroll.nets.weights import digest, files
 from mri_unroll.solvers.fixed_point import Method, fixed_point
 from mri_unroll.solvers.implicit import Backward
+
+__all__ = ["N_STRENGTH", "ModelConfig", "Network", "build", "digest", "files", "load", "save", "transfer"]
 
 Network = Unrolled | Equilibrium
 
@@ -103,16 +104,27 @@ def build(config: ModelConfig) -> Network:
     return Unrolled(steps, config.n_strength, config.n_start_cg, config.momentum)
 
 
-def save(network: nn.Module, config: ModelConfig, card: dict[str, Any], path: Path) -> None:
-    """Write weights in half precision with their configuration and model card inside one safetensors file.
+def save(
+    network: nn.Module, config: ModelConfig, card: dict[str, Any], path: Path, max_bytes: int | None = None
+) -> None:
+    """Write weights in half precision with their configuration and model card into a safetensors file.
 
-    Half precision keeps a quality network under the size that a source repository carries well; weights are of order
+    Half precision keeps a quality network near the size that a source repository carries well; weights are of order
     0.01 to 1, so its relative error of 5e-4 stays below what changes a picture (tested).
+
+    Parameters
+    ----------
+    network, config, card
+        What to write; the card must be fit for JSON.
+    path
+        ``NAME.safetensors``; replaced if it exists.
+    max_bytes
+        Of a file: more goes into ``NAME.2.safetensors`` and so on, see `mri_unroll.nets.weights`; None: one file.
     """
     # `state_dict` repeats shared tensors under each name of a tied network; one copy is enough to load them all.
     tensors = {name: t.detach().to("cpu", torch.float16).contiguous() for name, t in network.named_parameters()}
     metadata = {"config": json.dumps(dataclasses.asdict(config)), "card": json.dumps(card, sort_keys=True)}
-    save_file(tensors, path, metadata=metadata)
+    weights.write(tensors, metadata, path, max_bytes)
 
 
 def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
@@ -121,14 +133,10 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
     Raises
     ------
     ModelError
-        If the file is no safetensors file of ours, or its weights do not fit its configuration.
+        If the file is no safetensors file of ours, one that belongs to it is missing or foreign, or its weights do
+        not fit its configuration.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"Expected a safetensors checkpoint at {path.name}: {error}.") from error
+    tensors, metadata = weights.read(path)
     try:
         fields = json.loads(metadata["config"])
         fields["widths"] = tuple(fields["widths"])
@@ -178,9 +186,3 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
             factor = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
             parameter.zero_()
             parameter[tuple(map(slice, given.shape))] = factor * given
-
-
-def digest(path: Path) -> str:
-    """``sha256:...`` of a weights file."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, DeviceError, ModelError
 from mri_unroll.image import Image
 from mri_unroll.nets import model
+from mri_unroll.nets.weights import named_as_part
 from mri_unroll.recon import classical, learned
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
@@ -65,8 +66,9 @@ def weights_folder() -> Path:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Names and files of the weights that come with the package."""
-    return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
+    """Names and (first) files of the weights that come with the package."""
+    found = sorted(weights_folder().glob("*.safetensors"))
+    return {path.stem: path for path in found if not named_as_part(path)}
 
 
 def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | None = None) -> Reconstructor:

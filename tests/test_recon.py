@@ -17,6 +17,8 @@ from mri_unroll.nets.model import save
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import make_mask
 from mri_unroll.recon.calibrate import MAX_COILS, calibrate_slice, estimate_noise, strength_features
+from mri_unroll.recon.learned import REVERSALS
+from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import SUMMARIES, make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.recon.slicewise import EMPTY
@@ -220,3 +222,32 @@ def test_a_network_is_told_how_much_noise_to_remove(tmp_path: Path) -> None:
             make_reconstructor(name, ReconstructionConfig(denoise=0.5))
     with pytest.raises(ConfigError, match="between 0 and 1"):
         ReconstructionConfig(denoise=1.5)
+
+
+def test_best_is_the_mean_of_four_passes_and_fast_the_small_network(tmp_path: Path) -> None:
+    scan = undersample(make_scan(noise=0.02), "equispaced", 2, 0.1, seed=0)
+    torch.manual_seed(0)
+    config = ModelConfig(n_steps=1, n_cg=2, n_start_cg=4, widths=(4,))
+    network = build(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    path = tmp_path / "net.safetensors"
+    save(network, config, {}, path)
+    best = make_reconstructor(str(path), ReconstructionConfig(effort="best")).reconstruct(scan)
+    assert best.diagnostics.status[0].startswith("Mean of 4 passes.")
+    normal = make_reconstructor(str(path)).reconstruct(scan)
+    assert not np.allclose(best.pixels, normal.pixels, rtol=1e-4)
+    problem = take_apart(scan).take(0).calibrated()
+    passes = [
+        network(problem.op.adjoint(problem.kspace).flip(axes), problem.op.reversed(axes), problem.strength).value.flip(
+            axes
+        )
+        for axes in REVERSALS
+    ]
+    by_hand = torch.stack(passes).mean(0)[0].abs().detach().numpy() * problem.scale
+    assert nmse(by_hand, best.pixels[0]) < 1e-5  # half-precision weights, and bfloat16 where the CPU has it
+    with pytest.raises(ConfigError, match="choice of network"):
+        make_reconstructor(str(path), ReconstructionConfig(effort="fast"))
+    with pytest.raises(ConfigError, match="effort"):
+        make_reconstructor("tv", ReconstructionConfig(effort="best"))

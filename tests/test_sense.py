@@ -197,3 +197,15 @@ def test_gpu_operator_properties(kind: str) -> None:
     check_operator(op, image.cuda(), kspace.cuda())
     host = SenseOperator(op.sens_maps.cpu(), mask.cpu())
     torch.testing.assert_close(op.normal(image.cuda()).cpu(), host.normal(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (12, 5)])
+@pytest.mark.parametrize("kind", ["lines", "points", "full"])
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+def test_reversed_operator_has_the_reversed_normal_form(
+    kind: str, shape: tuple[int, int], axes: tuple[int, ...]
+) -> None:
+    op = SenseOperator(unit_maps((2, 3, *shape), torch.complex128), masks(shape)[kind])
+    image = random_complex((2, *shape), torch.complex128, 1)
+    turned = op.reversed(axes).normal(image.flip(axes)).flip(axes)
+    torch.testing.assert_close(turned, op.normal(image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -119,10 +120,7 @@ class SenseOperator(LinearOperator):
         if is_tracked(self.sens_maps):
             coils = self.sens_maps * image.unsqueeze(-self._ndim - 1)
             coils = coils.sum(-self._ndim - 2) if self.soft else coils
-            if self._normal_axes:
-                coils = ifft(self._response * fft(coils, self._normal_axes), self._normal_axes)
-            else:
-                coils = self._response * coils
+            coils = self.sampled(coils)
             coils = coils.unsqueeze(-self._ndim - 2) if self.soft else coils
             return (self.sens_maps.conj() * coils).sum(-self._ndim - 1)
         return apply_linear(self._expand(image), self._normal, self._normal)
@@ -134,6 +132,35 @@ class SenseOperator(LinearOperator):
         self._check(image)
         image = self._expand(image)
         return self._accumulate_normal(image, (-adjoint_kspace.conj()).expand(image.shape).clone())
+
+    def coil_images(self, kspace: Tensor) -> Tensor:
+        """``F^H M y``, the zero-filled picture of each coil; the adjoint combines them with the maps."""
+        return self._pre.conj() * ifft(self._post_mask.conj() * kspace, self._axes)
+
+    def sampled(self, coil_images: Tensor) -> Tensor:
+        """``F^H M^2 F`` of the picture of each coil: what it would look like zero-filled."""
+        if not self._normal_axes:
+            return self._response * coil_images
+        return ifft(self._response * fft(coil_images, self._normal_axes), self._normal_axes)
+
+    def with_maps(self, sens_maps: Tensor) -> SenseOperator:
+        """The same acquisition through other maps of the same shape."""
+        other = copy.copy(self)
+        other.sens_maps = sens_maps
+        other._maps = sens_maps.detach() if self.soft else sens_maps.detach().unsqueeze(-self._ndim - 2)
+        return other
+
+    def reversed(self, axes: tuple[int, ...]) -> SenseOperator:
+        """The operator of the same scan of a picture that is reversed along ``axes``, counted from the last, -1.
+
+        Its normal operator, applied to the reversed picture, gives the reversed result. Of k-space it keeps the
+        sampling pattern, not the phase: reversal about pixels' edges shifts an even axis by one pixel.
+        """
+        mask = self._post_mask.abs()
+        for axis in axes:
+            if mask.shape[axis] > 1:  # zero frequency, at n // 2, stays where it is
+                mask = mask.flip(axis).roll(1 - mask.shape[axis] % 2, axis)
+        return SenseOperator(self.sens_maps.flip(axes), mask, ndim=self._ndim, soft=self.soft)
 
     @property
     def _axes(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ import typer
 from mri_unroll import __version__
 from mri_unroll.config import DeviceChoice, MaskKind, OutputFormat, ReconstructionConfig
 from mri_unroll.errors import ConfigError, InputError
+from mri_unroll.evaluate_commands import evaluate_app
 from mri_unroll.model_commands import models_app
 from mri_unroll.terminal import (
     RESEARCH,
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: mri-unroll recon knee.h5 -o results",
 )
+app.add_typer(evaluate_app)
 app.add_typer(models_app, name="models", help="List, show or verify the trained weights that come along.")
 
 
@@ -112,6 +114,8 @@ def recon(
     ] = None,
     reg_weight: Annotated[float | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
     iterations: Annotated[int | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="The small network.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="Mean of a network's four passes.")] = False,
     denoise: Annotated[
         float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")
     ] = 0.0,
@@ -128,6 +132,8 @@ def recon(
         given = {"--mask": mask, "--center-fraction": center_fraction, "--seed": seed}
         if odd := [name for name, value in given.items() if value is not None]:
             raise ConfigError(f"Without --accelerate there is no use for {', '.join(odd)}.", "Add --accelerate R.")
+    if fast and best:
+        raise ConfigError("Expected one of --fast and --best, got both.", "Leave out one of them.")
     if input.is_dir():
         raise InputError(
             f"{input} is a folder; one file is reconstructed at a time.",
@@ -146,6 +152,7 @@ def recon(
         reg_weight=reg_weight,
         n_iterations=iterations,
         denoise=denoise,
+        effort="fast" if fast else "best" if best else "normal",
     )
     with listening(as_json) as events:
         events({"event": "start", "version": __version__, "input": input.name, "method": method})

@@ -60,6 +60,9 @@ SUMMARIES: dict[str, str] = {
 }
 
 
+DEFAULT, SMALL = "unrolled", "unrolled-small"
+
+
 def weights_folder() -> Path:
     """Where the shipped weights lie."""
     return Path(str(resources.files("mri_unroll") / "weights"))
@@ -92,11 +95,18 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     """
     config = config or ReconstructionConfig()
     device = choose_device(config.device)
-    if config.denoise and name_or_checkpoint in (*CLASSICAL, "zero-filled"):
+    if name_or_checkpoint in (*CLASSICAL, "zero-filled") and (config.denoise or config.effort != "normal"):
         raise ConfigError(
-            f"The method {name_or_checkpoint!r} has no setting of how much noise to remove.",
-            "Leave it out, or choose a trained network (`mri-unroll methods`).",
+            f"The method {name_or_checkpoint!r} has no setting of how much noise to remove or effort to spend.",
+            "Leave these out, or choose a trained network (`mri-unroll methods`).",
         )
+    if config.effort == "fast":
+        if name_or_checkpoint not in (DEFAULT, SMALL):
+            raise ConfigError(
+                f"Fast is a choice of network, {SMALL!r}; the method {name_or_checkpoint!r} was named beside it.",
+                "Leave out one of the two.",
+            )
+        name_or_checkpoint = SMALL
     if name_or_checkpoint not in CLASSICAL and (config.reg_weight is not None or config.n_iterations is not None):
         raise ConfigError(
             f"The method {name_or_checkpoint!r} has no regularisation weight and no number of iterations to set.",
@@ -141,12 +151,21 @@ def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.
             f"The network {name!r} removes noise as it was trained to; it has no choice of how much.",
             "Leave out the setting, or choose a network that was trained with n_strength = 3.",
         )
-    noise_kept = 1.0 - config.denoise if knows_noise else None
+    # The tolerance of a fixed point is finer than what bfloat16 resolves.
+    precision = learned.fitting_precision(device) if model_config.kind == "unrolled" else None
+    solve = functools.partial(
+        learned.run_network,
+        network=network.to(device),
+        noise_kept=1.0 - config.denoise if knows_noise else None,
+        precision=precision,
+        best=config.effort == "best",
+    )
+    settings = {"effort": config.effort, "prior_precision": str(precision or torch.float32).removeprefix("torch.")}
     return SlicewiseReconstructor(
         name=name,
-        solve=functools.partial(learned.run_network, network=network.to(device), noise_kept=noise_kept),
+        solve=solve,
         device=device,
-        parameters=dataclasses.asdict(model_config) | ({"denoise": config.denoise} if knows_noise else {}),
+        parameters=dataclasses.asdict(model_config) | settings | ({"denoise": config.denoise} if knows_noise else {}),
         weights_digest=model.digest(path),
         planar=True,
     )

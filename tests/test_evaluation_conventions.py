@@ -153,6 +153,15 @@ def test_every_convention_states_itself() -> None:
         assert convention.name == name
         for word in (name, "data range", "crop", "7 × 7", "slices", "float64"):
             assert word in convention.statement, (name, word)
-        assert "\n" not in convention.statement
+        for word in (
+            f"{name}: ",
+            "data range",
+            "crop",
+            "7 × 7",
+            "slice" if name != "fastmri" else "volumes",
+            "float64",
+        ):
+            assert word in convention.brief, (name, word)
+        assert "\n" not in convention.statement + convention.brief
     with pytest.raises(ConfigError, match="'nature'"):
         convention_named("nature")

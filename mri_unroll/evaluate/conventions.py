@@ -34,8 +34,10 @@ class Convention:
         As the user calls it.
     title
         In a few words.
+    brief
+        Data range, window, crop, and what the mean is taken over, in one sentence: printed with every table.
     statement
-        Data range, window, crop, and what the mean is taken over: printed with every table.
+        The same in full.
     fit
         Crops reference and picture, both ``(slice, y, x)``, to what is compared.
     measure
@@ -44,6 +46,7 @@ class Convention:
 
     name: str
     title: str
+    brief: str
     statement: str
     fit: Callable[[Volume, Volume], tuple[Volume, Volume]]
     measure: Callable[[Volume, Volume], dict[str, float]]
@@ -158,8 +161,14 @@ def _mean_over_slices(
     return {name: float(np.mean([scores[name] for scores in found])) for name in MEASURES}
 
 
+_BRIEF = "SSIM window 7 × 7, uniform; float64"
 _WINDOW = "SSIM: uniform window of 7 × 7 pixels, K1 = 0.01, K2 = 0.03, sample covariances, 3 pixels of border left out"
 _NOTHING_ELSE = "Computed in float64; no intensity is aligned or clipped, and no mask is applied."
+IN_BODY_STATEMENT = (
+    "Figures in the body are the same under every convention: NMSE and PSNR are over the pixels of the whole volume"
+    " inside the body, as found in the reference (Otsu's threshold on its smoothed square root, closed, holes filled);"
+    " SSIM is the mean of its map inside the body, slice by slice; the data range is the maximum of the reference."
+)
 
 CONVENTIONS: dict[str, Convention] = {
     found.name: found
@@ -167,6 +176,8 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             "fastmri",
             "fastMRI, whole volumes",
+            f"fastmri: whole volumes, cropped to squares as wide as the reference; data range: maximum of the cropped"
+            f" reference volume; {_BRIEF}.",
             "Convention fastmri (the definitions of fastMRI's evaluate.py): reference and picture are cropped about"
             " the centre to squares as wide as the reference (one that is wider than high keeps its rows). NMSE and"
             " PSNR are over the whole volume, SSIM is the mean over its slices; the data range of both is the maximum"
@@ -177,6 +188,9 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             "calgary",
             "Calgary-Campinas, slice by slice",
+            "calgary: mean over slices, each divided by its reference's maximum, without the first and last"
+            f" {CALGARY_DROPPED} of more than {2 * CALGARY_DROPPED}; data range: larger maximum minus smaller minimum"
+            f" of reference and picture; cropped to the reference; {_BRIEF}.",
             "Convention calgary (the definitions of the Calgary-Campinas challenge): each slice of both volumes is"
             " divided by the maximum of its own reference, and the data range is the larger of both maxima minus the"
             f" smaller of both minima. The first and last {CALGARY_DROPPED} slices are left out where there are more"
@@ -189,6 +203,8 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             "slice",
             "slice by slice",
+            "slice: mean over slices; data range: maximum of that slice's reference; cropped to the reference;"
+            f" {_BRIEF}.",
             "Convention slice: NMSE, PSNR and SSIM are taken of each slice by itself, the data range being the maximum"
             " of that slice's reference; the scores of a volume are the means over its slices, without those whose"
             f" reference is empty. Pictures are cropped to their reference. {_WINDOW}. {_NOTHING_ELSE}",

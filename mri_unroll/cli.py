@@ -17,8 +17,9 @@ import typer
 
 from mri_unroll import __version__
 from mri_unroll.config import DeviceChoice, MaskKind, OutputFormat, ReconstructionConfig
-from mri_unroll.errors import ConfigError, InputError
+from mri_unroll.errors import ConfigError
 from mri_unroll.evaluate_commands import evaluate_app
+from mri_unroll.folders import Cluster, FolderOptions, Resume, ShardOption, SkipBad, Workers, recon_folder
 from mri_unroll.model_commands import models_app
 from mri_unroll.terminal import (
     RESEARCH,
@@ -35,7 +36,8 @@ from mri_unroll.terminal import (
     tell_summary,
 )
 
-METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "unrolled")  # as reconstructor.SUMMARIES, which needs torch
+# As reconstructor.SUMMARIES, which needs torch.
+METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "bart-pics", "sigpy-l1wavelet", "unrolled")
 LAYOUT_HELP = 'Axes of a NumPy file, as "slice,coil,ky,kx"; of ISMRMRD which scan, as "repetition=1".'
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ app = typer.Typer(
     epilog="Example: mri-unroll recon knee.h5 -o results",
 )
 app.add_typer(evaluate_app)
-app.add_typer(models_app, name="models", help="List, show or verify the trained weights that come along.")
+app.add_typer(models_app, name="models", help="Trained weights: list, show, verify, import.")
 
 
 def _say_version(wanted: bool) -> None:
@@ -81,10 +83,13 @@ def root(
 @app.command(
     epilog="Example: mri-unroll recon knee.h5 -o results\n\n"
     "Example: mri-unroll recon brain.h5 -o brain.nii.gz --method l1-wavelet --accelerate 4 --mask equispaced_fraction"
+    "\n\nExample: mri-unroll recon multicoil_test -o results --workers 4 --resume"
 )
 @guarded
 def recon(
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz.")],
+    input: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz; or a folder.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or the volume file: .h5, .nii.gz or .npy.")],
     method: Annotated[
         str,
@@ -120,11 +125,16 @@ def recon(
         float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")
     ] = 0.0,
     threads: Threads = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    shard: ShardOption = None,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Reconstruct a file: volume, report, preview and sidecar.
+    """Reconstruct a file, or every file of a folder: volume, report, preview and sidecar.
 
     The paths written go to stdout, all else to stderr; with --json, stdout gets one event a line.
     """
@@ -134,11 +144,6 @@ def recon(
             raise ConfigError(f"Without --accelerate there is no use for {', '.join(odd)}.", "Add --accelerate R.")
     if fast and best:
         raise ConfigError("Expected one of --fast and --best, got both.", "Leave out one of them.")
-    if input.is_dir():
-        raise InputError(
-            f"{input} is a folder; one file is reconstructed at a time.",
-            "Folders and DICOM studies are not implemented yet: name one scan file.",
-        )
     config = ReconstructionConfig(
         method=method,
         format=format,
@@ -154,6 +159,10 @@ def recon(
         denoise=denoise,
         effort="fast" if fast else "best" if best else "normal",
     )
+    many = FolderOptions(workers, cluster, shard, resume, skip_bad)
+    if input.is_dir():
+        return recon_folder(input, out, config, layout, threads, many, as_json)
+    many.refuse_for_one_file()
     with listening(as_json) as events:
         events({"event": "start", "version": __version__, "input": input.name, "method": method})
         from mri_unroll.pipeline import reconstruct_file
@@ -190,18 +199,9 @@ def inspect(
 @guarded
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the methods of reconstruction."""
-    from mri_unroll.recon.reconstructor import CLASSICAL, SUMMARIES
+    from mri_unroll.recon.reconstructor import described_methods
 
-    default = ReconstructionConfig().method
-    rows = [
-        {
-            "name": name,
-            "kind": "classical" if name in CLASSICAL or name == "zero-filled" else "learned",
-            "default": name == default,
-            "summary": summary.removesuffix(" (default)"),
-        }
-        for name, summary in SUMMARIES.items()
-    ]
+    rows = described_methods()
     if as_json:
         put_json(rows, indent=2)
     else:

@@ -72,6 +72,7 @@ def reconstruct_file(
     *,
     layout: str | None = None,
     events: Events = ignore,
+    reconstructor: Reconstructor | None = None,
 ) -> Outcome:
     """Reconstruct one file and write volume, report, preview and sidecar.
 
@@ -87,6 +88,8 @@ def reconstruct_file(
         Axes of a plain NumPy file, see `read_scan`.
     events
         Called with a dict at every step of progress.
+    reconstructor
+        The method that ``config`` names, made already; None: it is made here.
 
     Raises
     ------
@@ -96,16 +99,12 @@ def reconstruct_file(
     config = config or ReconstructionConfig()
     path = Path(path)
     found = describe(path, layout)
-    targets = _targets(path, Path(out), config)
-    if not config.overwrite:
-        for target in targets:
-            if target.exists():
-                raise InputError(
-                    f"{target} exists already.", "Use `--overwrite` to replace it, or write to another place."
-                )
+    targets = targets_of(path, Path(out), config)
+    if not config.overwrite and (there := [target for target in targets if target.exists()]):
+        raise InputError(f"{there[0]} exists already.", "Use `--overwrite` to replace it, or write to another place.")
     _check_folder(targets[0].parent)
     first, last = _slice_range(config, int(found["n_slices"]))
-    reconstructor = make_reconstructor(config.method, config)
+    reconstructor = reconstructor or make_reconstructor(config.method, config)
     started = time.perf_counter()
     volume = _stream(path, layout, config, reconstructor, (first, last), events)
     quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings)
@@ -190,8 +189,8 @@ def _effective_acceleration(scan: Scan) -> float:
     return sampling.acceleration
 
 
-def _targets(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
-    """Volume, report, preview and sidecar."""
+def targets_of(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
+    """Volume, report, preview and sidecar: where they go. The sidecar is written last."""
     format_of_name = volume_format(out)
     if format_of_name is not None and not out.is_dir():
         if config.format not in ("auto", format_of_name):

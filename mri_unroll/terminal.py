@@ -212,7 +212,7 @@ def listening(as_json: bool) -> Iterator[Events]:
 
 
 def _title(event: dict[str, Any]) -> str:
-    return f"reconstructing {event['input']} with {event['method']}"
+    return event.get("title") or f"reconstructing {event['input']} with {event['method']}"
 
 
 def _plain() -> Events:
@@ -225,7 +225,7 @@ def _plain() -> Events:
             tell(_title(event))
         elif event["event"] == "progress" and 10 * event["done"] // event["total"] > tenth:
             tenth = 10 * event["done"] // event["total"]
-            tell(f"slice {event['done']} of {event['total']}")
+            tell(f"{event.get('unit', 'slice')} {event['done']} of {event['total']}")
 
     return events
 

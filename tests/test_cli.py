@@ -232,7 +232,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(scan: Path, tmp_path: Path) -
     check_refused(run("recon", tmp_path / "text.h5", *plain), 2, "text.h5")
     check_refused(run("recon", tmp_path / "empty.h5", *plain), 2, "empty.h5")
     check_refused(run("recon", tmp_path / "cut.h5", *plain), 2, "cut.h5")
-    check_refused(run("recon", tmp_path, *plain), 2, "folder", "one file", "DICOM", "not implemented")
+    (tmp_path / "nothing").mkdir()
+    check_refused(run("recon", tmp_path / "nothing", *plain), 2, "folder", "nothing", "holds no file")
+    check_refused(run("recon", scan, *plain, "--shard", "0/2", "--skip-bad"), 2, "single file", "--shard", "--skip-bad")
     check_refused(run("recon", scan, *plain, "--slices", "1:9"), 2, "0:3", "1:9")
     check_refused(run("recon", scan, "-o", scan / "below", "--method", "zero-filled"), 2, "is a file")
     check_refused(run("inspect", tmp_path / "text.h5"), 2, "text.h5")
@@ -508,6 +510,8 @@ def test_methods_are_listed_and_the_default_marked() -> None:
         "cg-sense": "classical",
         "l1-wavelet": "classical",
         "tv": "classical",
+        "bart-pics": "peer",
+        "sigpy-l1wavelet": "peer",
         "unrolled": "learned",
     }
     assert [method["name"] for method in found if method["default"]] == ["unrolled"]

@@ -13,14 +13,17 @@ import io
 import math
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mri_unroll.cohort.kept import BadFile as BadFile
 from mri_unroll.errors import CorruptScan, InputError
 from mri_unroll.io.atomic import atomic_path
 
@@ -70,16 +73,6 @@ class VolumeScore:
     def key(self) -> ScoreKey:
         """What the row is the score of."""
         return ScoreKey(self.volume, self.method, self.mask, self.acceleration, self.seed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadFile:
-    """A file that was not scored (by one method or by any), and why."""
-
-    file: str  # its name
-    method: str = ""  # the only one it failed with; "" for all
-    kind: str = ""  # name of the error, as "CorruptScan"
-    reason: str = ""  # a sentence or two
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,30 +182,6 @@ def _parse(content: bytes, path: Path) -> list[VolumeScore]:
     return scores
 
 
-def write_bad_files(bad: Iterable[BadFile], path: Path) -> None:
-    """Replace the table of files that were not scored.
-
-    Raises
-    ------
-    InputError, DeviceError
-        As `mri_unroll.io.atomic.atomic_path`.
-    """
-    names = [field.name for field in fields(BadFile)]
-    with atomic_path(path, overwrite=True) as part, part.open("w", newline="", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in bad)
-
-
-def read_bad_files(paths: Iterable[Path]) -> list[BadFile]:
-    """Tables that `write_bad_files` wrote, as one, each entry once."""
-    found: dict[BadFile, None] = {}
-    for path in sorted(paths):
-        with path.open(newline="", errors="surrogateescape") as file:
-            found |= dict.fromkeys(BadFile(**row) for row in csv.DictReader(file))
-    return sorted(found, key=astuple)
-
-
 def select_picture(reference: NDArray[np.float32], image: NDArray[np.float32]) -> Picture:
     """The middle slice of a volume and the one with the largest squared error, both volumes ``(slice, y, x)``."""
     errors = [float(np.sum((a.astype(np.float64) - b) ** 2)) for a, b in zip(reference, image, strict=True)]
@@ -253,10 +222,10 @@ def read_picture(out: Path, key: ScoreKey) -> Picture | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             first, worst = (int(index) for index in held["index"])
             return Picture(held["reference"], held["image"], (first, worst))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptScan(f"{path} is damaged: {error}.", "Delete it; the report does without.") from error
 
 

@@ -12,7 +12,14 @@ from mri_unroll.physics.sampling import effective_acceleration, make_mask
 from mri_unroll.scan import Scan
 
 
-def undersample(scan: Scan, kind: str, acceleration: float, center_fraction: float, seed: int) -> Scan:
+def undersample(
+    scan: Scan,
+    kind: str,
+    acceleration: float,
+    center_fraction: float,
+    seed: int | None = None,
+    file_name: str | None = None,
+) -> Scan:
     """Keep only the samples that an accelerated acquisition would have measured.
 
     Of a 3-D scan whole readouts are kept or dropped: the mask lies in the plane ``(kz, kx)`` of both phase encodings,
@@ -22,8 +29,8 @@ def undersample(scan: Scan, kind: str, acceleration: float, center_fraction: flo
     ----------
     scan
         Cartesian and fully sampled, but for zero padding at the ends of phase encoding.
-    kind, acceleration, center_fraction, seed
-        Of the mask, see `physics.sampling.make_mask`; every slice gets the same.
+    kind, acceleration, center_fraction, seed, file_name
+        Of the mask, see `physics.sampling.make_mask`; every slice gets the same. Exactly one of the last two is given.
 
     Raises
     ------
@@ -48,7 +55,7 @@ def undersample(scan: Scan, kind: str, acceleration: float, center_fraction: flo
         )
     measured: NDArray[np.bool_] = np.asarray(grid.all(axis=1 if volume else 0))
     plane = (measured.shape[0], measured.shape[1])
-    mask = make_mask(kind, plane, acceleration, center_fraction, seed=seed, measured=measured)
+    mask = make_mask(kind, plane, acceleration, center_fraction, seed=seed, file_name=file_name, measured=measured)
     if volume:
         mask = mask[:, None, :] & scan.mask
     # `where`, not a product: a product with zero keeps the sign bit of what was dropped.

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
 
 from mri_unroll.evaluate.conventions import MEASURES
 from mri_unroll.evaluate.record import VolumeScore
@@ -31,8 +32,10 @@ COLOURS = ("#3a7fc1", "#d55e00", "#009e73", "#c48a00", "#b566a7", "#2fa3c7", "#8
 SIGNS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
 FEW = 12  # volumes up to which each is drawn as a point
 
+_Values = NDArray[np.float64]
 _INK, _RULE = "#010203", "#030201"  # stand for the page's own colours until the drawing is put into it
 _SIZE = (4.4, 3.0)  # inches
+_PLACE = (0.155, 0.15, 0.835, 0.825)  # of the axes within that: left, bottom, width, height
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mri_unroll",
@@ -87,11 +90,12 @@ def boxes(scores: Sequence[VolumeScore], mask: str, methods: Sequence[str] = ())
 
     def draw(axes: Axes, measure: str) -> None:
         width = 0.8 / len(shown)
-        for place, acceleration in enumerate(accelerations):
-            for index, sign in enumerate(shown):
-                values = _finite(scores, measure, mask, acceleration, sign.method)
-                if len(values):
-                    _box(axes, place + (index - (len(shown) - 1) / 2) * width, 0.8 * width, values, sign)
+        for index, sign in enumerate(shown):
+            found = [_finite(scores, measure, mask, acceleration, sign.method) for acceleration in accelerations]
+            held = [(place, values) for place, values in enumerate(found) if len(values)]
+            if held:
+                aside = (index - (len(shown) - 1) / 2) * width
+                _boxes(axes, [place + aside for place, _ in held], [values for _, values in held], 0.8 * width, sign)
         axes.set_xticks(range(len(accelerations)), [f"{R:g}×" for R in accelerations])
         axes.set_xlim(-0.55, len(accelerations) - 0.45)
 
@@ -137,39 +141,39 @@ def _accelerations(scores: Sequence[VolumeScore], mask: str) -> list[float]:
     return [acceleration for kind, acceleration in settings_of(scores) if kind == mask]
 
 
-def _finite(
-    scores: Sequence[VolumeScore], measure: str, mask: str, acceleration: float, method: str
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _finite(scores: Sequence[VolumeScore], measure: str, mask: str, acceleration: float, method: str) -> _Values:
     values = np.array([*values_by_volume(scores, measure, (mask, acceleration), method).values()], np.float64)
     return values[np.isfinite(values)]
 
 
-def _box(axes: Axes, place: float, width: float, values: np.ndarray, sign: Sign) -> None:
-    few = len(values) <= FEW
+def _boxes(axes: Axes, places: Sequence[float], values: Sequence[_Values], width: float, sign: Sign) -> None:
+    few = max(map(len, values)) <= FEW
     edge = {"color": sign.colour, "linewidth": 1.1}
     axes.boxplot(
         values,
-        positions=[place],
+        positions=places,
         widths=width,
         patch_artist=True,
         showfliers=not few,
+        manage_ticks=False,
         boxprops={"facecolor": (*mpl.colors.to_rgb(sign.colour), 0.25), "edgecolor": sign.colour, "linewidth": 1.1},
         whiskerprops=edge,
         capprops=edge,
         medianprops={"color": _INK, "linewidth": 1.3},
         flierprops={"marker": ".", "markersize": 5, "markeredgewidth": 0, "markerfacecolor": sign.colour},
     )
-    if few:
-        spread = np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else [0.0]
-        axes.plot(place + width * np.array(spread), values, ".", color=sign.colour, markersize=4.5, markeredgewidth=0)
-    axes.plot(place, values.mean(), sign.marker, color=sign.colour, markersize=3.8)
+    for place, found in zip(places, values, strict=True) if few else ():
+        aside = np.linspace(-0.28, 0.28, len(found)) if len(found) > 1 else np.zeros(1)
+        axes.plot(place + width * aside, found, ".", color=sign.colour, markersize=4.5, markeredgewidth=0)
+    means = [found.mean() for found in values]
+    axes.plot(places, means, sign.marker, color=sign.colour, markersize=3.8, linestyle="none")
 
 
 def _plot(measure: str, draw: Callable[[Axes, str], None], alt: str) -> Plot:
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "agg"}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=_SIZE)
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes(_PLACE)
         axes.grid(axis="y", linewidth=0.6, alpha=0.5)
         axes.set_axisbelow(True)
         draw(axes, measure)

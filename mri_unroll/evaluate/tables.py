@@ -13,6 +13,7 @@ from mri_unroll import __version__
 from mri_unroll.evaluate.conventions import CONVENTIONS, IN_BODY_STATEMENT
 from mri_unroll.evaluate.record import BadFile, VolumeScore, mean_finite
 from mri_unroll.evaluate.statistics import (
+    IN_BODY,
     PAIRED,
     SPREAD,
     Comparison,
@@ -78,7 +79,9 @@ def find(scores: Sequence[VolumeScore], settings: Mapping[str, Any]) -> Findings
 
 def statement_of(findings: Findings) -> str:
     """The convention of the scores in full, and what scores in the body are."""
-    return " ".join([*(CONVENTIONS[name].statement for name in findings.conventions), IN_BODY_STATEMENT])
+    in_body = any(name in group.measures for group in findings.groups for name in IN_BODY)
+    statements = [CONVENTIONS[name].statement for name in findings.conventions]
+    return " ".join([*statements, *([IN_BODY_STATEMENT] if in_body else [])])
 
 
 def brief_of(findings: Findings) -> str:

@@ -456,7 +456,8 @@ def test_a_table_on_a_terminal_is_ruled(capsys: pytest.CaptureFixture[str], monk
 
 
 def every_command() -> list[list[str]]:
-    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    at_the_top = [*cli.app.registered_commands, *cli.evaluate_app.registered_commands]
+    names = [command.name or command.callback.__name__ for command in at_the_top]
     of_models = [["models", str(command.name)] for command in cli.models_app.registered_commands]
     return [[], *([name] for name in names), ["models"], *of_models]
 
@@ -477,6 +478,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "methods",
         "demo",
         "doctor",
+        "evaluate",
         "models",
         "models list",
         "models show",

@@ -10,6 +10,7 @@ import torch
 
 from mri_unroll.errors import ModelError
 from mri_unroll.nets import model
+from mri_unroll.nets.refinement import measured
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.reconstructor import shipped_models, weights_folder
 
@@ -88,8 +89,8 @@ def verify(name: str) -> str:
             f"The weights of {name!r} are not those that shipped: expected {expected[:19]}..., got {found[:19]}...",
             _REINSTALL,
         )
-    network, _, _ = model.load(path)
-    _try_out(network, name)
+    network, config, _ = model.load(path)
+    _try_out(network, config.n_strength, name)
     return found
 
 
@@ -118,7 +119,7 @@ def _expected_digests() -> dict[str, str]:
     return digests
 
 
-def _try_out(network: torch.nn.Module, name: str) -> None:
+def _try_out(network: torch.nn.Module, n_strength: int, name: str) -> None:
     """Run a network on a small problem of odd size with two coils and every second column."""
     generator = torch.Generator().manual_seed(0)
     sens_maps = torch.randn(1, 2, 27, 21, dtype=torch.complex64, generator=generator)
@@ -126,6 +127,7 @@ def _try_out(network: torch.nn.Module, name: str) -> None:
     image = torch.randn(1, 27, 21, dtype=torch.complex64, generator=generator)
     op = SenseOperator(sens_maps, (torch.arange(21) % 2 == 0).view(1, 1, 1, 21))
     with torch.inference_mode():
-        value = network(op.adjoint(op.forward(image)), op, torch.zeros(1, model.N_STRENGTH)).value
+        kspace = op.forward(image)
+        value = network(op.adjoint(kspace), measured(network, op, kspace), torch.zeros(1, n_strength)).value
     if not bool(torch.isfinite(torch.view_as_real(value)).all()):
         raise ModelError(f"The weights of {name!r} give values that are not finite.", _REINSTALL)

@@ -210,8 +210,7 @@ def _unet_bound(prior: UNetPrior, image_shape: tuple[int, int], bounds: dict[nn.
     def gain(block: nn.Module) -> float:
         return math.prod(bounds[module] for module in block.modules() if isinstance(module, nn.Conv2d))
 
-    multiple = 2 ** len(prior.down)
-    level = math.prod(math.sqrt(1 + -side % multiple) for side in image_shape)
+    level = math.prod(math.sqrt(1 + -side % prior.multiple) for side in image_shape)
     skips: list[float] = []
     for depth, block in enumerate(prior.down):
         level = gain(block) * level / (2 if depth else 1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ from mri_unroll.nets import weights
 from mri_unroll.nets.contraction import ContractivePrior
 from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.lista import Momentum
-from mri_unroll.nets.prior import Prior, UNetPrior
+from mri_unroll.nets.prior import DnCNNPrior, FoldedPrior, Prior, ResNetPrior, SharedPrior, UNetPrior
+from mri_unroll.nets.refinement import MapRefiner
 from mri_unroll.nets.steps import GradientStep, ProximalStep
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.nets.weights import digest, files
@@ -28,12 +30,20 @@ __all__ = ["N_STRENGTH", "ModelConfig", "Network", "build", "digest", "files", "
 
 Network = Unrolled | Equilibrium
 
+PriorKind = Literal["unet", "resnet", "dncnn"]
+MapRefinement = Literal["none", "once", "each"]
+PRIORS: dict[PriorKind, type[UNetPrior] | type[ResNetPrior] | type[DnCNNPrior]] = {
+    "unet": UNetPrior,
+    "resnet": ResNetPrior,
+    "dncnn": DnCNNPrior,
+}
+
 # What a network may be conditioned on: log noise level, log sampled fraction (see recon.calibrate.strength_features),
 # and, as a third number, the share of the noise that its picture is to keep.
 N_STRENGTH = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelConfig:
     """Everything needed to build a network before its weights are loaded."""
 
@@ -44,7 +54,7 @@ class ModelConfig:
     data_term: str = "cg"  # "cg": proximal map of the data term; "gradient": one gradient step
     n_cg: int = 4  # conjugate gradients per step
     n_start_cg: int = 8  # conjugate gradients before the first step
-    widths: tuple[int, ...] = (48, 64, 96)  # U-Net channels per level
+    widths: tuple[int, ...] = (48, 64, 96)  # channels: of a U-Net per level, a ResNet per block, a DnCNN per layer
     n_strength: int = N_STRENGTH  # 2: noise level and sampling density; 3: also the share of the noise to keep
     # The rest is for equilibria; see `Equilibrium`, `fixed_point` and `ContractivePrior`.
     contraction: float = 0.8  # what a fresh step contracts by, 0..1; nearer 1 trains less steadily
@@ -53,6 +63,19 @@ class ModelConfig:
     n_iterations: int = 30  # at most, of both passes
     backward: Backward = "implicit"  # or "neumann", "one-step"
     n_terms: int = 5  # of a Neumann series
+    # Fields from here on came later: see `__repr__`.
+    prior: PriorKind = "unet"
+    fold: int = 2  # space to depth in front of the prior: 1 (full resolution), 2 or 4
+    n_priors: int = 0  # as many, each shared by consecutive steps with scales and weights of their own; 0: see `tied`
+    map_refinement: MapRefinement = "none"  # of the coil maps: "once" at the start, or before "each" step
+    map_width: int = 16  # channels of a refinement network
+
+    def __repr__(self) -> str:
+        """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
+        fields = dataclasses.fields(self)
+        n_first = [field.name for field in fields].index("prior")
+        shown = [*fields[:n_first], *(f for f in fields[n_first:] if getattr(self, f.name) != f.default)]
+        return f"ModelConfig({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -61,6 +84,9 @@ class ModelConfig:
             ("data_term", ("cg", "gradient")),
             ("method", get_args(Method)),
             ("backward", get_args(Backward)),
+            ("prior", get_args(PriorKind)),
+            ("fold", (1, 2, 4)),
+            ("map_refinement", get_args(MapRefinement)),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"Expected {name} in {choices}, got {getattr(self, name)!r}.")
@@ -78,30 +104,66 @@ class ModelConfig:
                 "Expected no momentum in an equilibrium: it would change the step from one iteration to the next.",
                 "Its solver accelerates; choose `method`.",
             )
+        if self.n_priors and (self.tied or self.kind == "equilibrium" or not 0 < self.n_priors <= self.n_steps):
+            raise ConfigError(
+                f"Expected n_priors from 1 to n_steps, without `tied`, in an unrolled network; got {self.n_priors}.",
+                "Tied steps share their weights whole, and an equilibrium has one step.",
+            )
+        if self.kind == "equilibrium" and self.map_refinement != "none":
+            raise ConfigError(
+                "Expected no map refinement in an equilibrium: its fixed point belongs to one operator.",
+                "Choose an unrolled network, or leave the maps as they are estimated.",
+            )
+        if self.map_width < 1 or (self.prior == "resnet" and len(set(self.widths)) > 1):
+            raise ConfigError(
+                f"Expected map_width of at least 1 and residual blocks of one width, got {self.map_width} and "
+                f"{self.widths}."
+            )
 
 
 def build(config: ModelConfig) -> Network:
     """The network of a configuration, with fresh weights."""
 
-    def step(contraction: float | None = None) -> nn.Module:
-        prior: Prior = UNetPrior(n_evidence=1, n_strength=config.n_strength, widths=config.widths)
-        if contraction is not None:
-            prior = ContractivePrior(prior, contraction)
+    def fresh_prior() -> FoldedPrior:
+        return PRIORS[config.prior](1, config.n_strength, config.widths, config.fold)
+
+    def step(prior: Prior) -> nn.Module:
         return ProximalStep(prior, config.n_strength, config.n_cg) if config.data_term == "cg" else GradientStep(prior)
+
+    def refiners() -> list[MapRefiner]:
+        count = {"none": 0, "once": 1, "each": config.n_steps}[config.map_refinement]
+        return [MapRefiner(config.n_strength, config.map_width) for _ in range(count)]
 
     if config.kind == "equilibrium":
         solver = functools.partial(
             fixed_point, method=config.method, tolerance=config.tolerance, n_iterations=config.n_iterations
         )
         return Equilibrium(
-            step(config.contraction),
+            step(ContractivePrior(fresh_prior(), config.contraction)),
             n_start_cg=config.n_start_cg,
             solver=solver,
             backward=config.backward,
             n_terms=config.n_terms,
         )
-    steps = [step()] * config.n_steps if config.tied else [step() for _ in range(config.n_steps)]
-    return Unrolled(steps, config.n_strength, config.n_start_cg, config.momentum)
+    steps = [step(prior) for prior in _priors(config, fresh_prior)]
+    return Unrolled(
+        steps * config.n_steps if config.tied else steps,
+        config.n_strength,
+        config.n_start_cg,
+        config.momentum,
+        refiners(),
+    )
+
+
+def _priors(config: ModelConfig, fresh_prior: Callable[[], FoldedPrior]) -> Iterator[Prior]:
+    """Yield the prior of each step, or the one of tied steps; made when asked for, which orders random numbers."""
+    if not config.n_priors:
+        for _ in range(1 if config.tied else config.n_steps):
+            yield fresh_prior()
+        return
+    shared = [fresh_prior() for _ in range(config.n_priors)]
+    for index in range(config.n_steps):
+        yield SharedPrior(shared[index * config.n_priors // config.n_steps])
 
 
 def save(
@@ -165,7 +227,7 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
     """Start a network from the weights of a smaller one of the same widths.
 
     Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
-    halved; conditions that the source did not know begin without effect.
+    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps.
 
     Raises
     ------
@@ -181,6 +243,8 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
             if added:
                 parts[1] = str(n_steps - 1)
             given = known.get(".".join(parts))
+            if given is None and parts[0] == "refiners":
+                continue  # fresh, they leave the maps as they are
             if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
                 raise ModelError(f"The weights to start from have no counterpart of {name!r}.")
             factor = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.lista import Momentum, fista_momentum
+from mri_unroll.nets.refinement import MeasuredOperator, RefinedSolution
 from mri_unroll.nets.steps import least_squares
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.solvers.solution import FIXED_COUNT, Solution
@@ -31,6 +32,8 @@ class Unrolled(nn.Module):
         Conjugate gradients of the start, :math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`.
     momentum
         ``"none"``; ``"fista"``: the weights :math:`\beta_k` of FISTA; ``"learned"``: they start there.
+    refiners
+        `MapRefiner` before each of the first steps: none, one to refine coil maps once, or as many as there are steps.
 
     Notes
     -----
@@ -38,11 +41,19 @@ class Unrolled(nn.Module):
     Beck and Teboulle, SIAM J. Imaging Sci. 2, 183 (2009), doi:10.1137/080716542.
     """
 
-    def __init__(self, steps: list[nn.Module], n_strength: int, n_start_cg: int, momentum: Momentum = "none") -> None:
+    def __init__(
+        self,
+        steps: list[nn.Module],
+        n_strength: int,
+        n_start_cg: int,
+        momentum: Momentum = "none",
+        refiners: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
         if momentum not in get_args(Momentum):
             raise ConfigError(f"Expected momentum in {get_args(Momentum)}, got {momentum!r}.")
         self.steps = nn.ModuleList(steps)
+        self.refiners = nn.ModuleList(refiners)
         self.n_start_cg = n_start_cg
         self.log_start_weight = nn.Linear(n_strength, 1)
         nn.init.zeros_(self.log_start_weight.weight)
@@ -56,16 +67,25 @@ class Unrolled(nn.Module):
 
     def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
         """Yield ``x_0, x_1, ... x_K``: deep supervision and convergence plots look inside the network with this."""
+        return (image for image, _ in self._run(adjoint_kspace, op, strength))
+
+    def _run(
+        self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor
+    ) -> Iterator[tuple[Tensor, LinearOperator]]:
+        """Yield each picture with the operator that it agrees with."""
         weight = torch.exp(self.log_start_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
         image = least_squares(op, adjoint_kspace, weight, self.n_start_cg)
-        yield image
+        yield image, op
         before = image
         for index, step in enumerate(self.steps):
+            if index < len(self.refiners):
+                refined: MeasuredOperator = self.refiners[index](image, op, strength)
+                op, adjoint_kspace = refined, refined.adjoint_kspace()
             point = image
             if index and len(self.momentum_weights):
                 point = image + self.momentum_weights[index - 1] * (image - before)
             image, before = step(point, adjoint_kspace, op, strength), image
-            yield image
+            yield image, op
 
     def forward(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Solution:
         """Reconstruct.
@@ -75,9 +95,16 @@ class Unrolled(nn.Module):
         adjoint_kspace
             ``A^H y``, complex ``(batch, y, x)``, scaled so that bright tissue is near 1.
         op
-            The forward operator.
+            The forward operator; of a network that refines coil maps, see `mri_unroll.nets.refinement.measured`.
         strength
             ``(batch, n_strength)``.
+
+        Returns
+        -------
+        Solution
+            A `RefinedSolution` where coil maps were refined.
         """
-        *_, last = self.iterates(adjoint_kspace, op, strength)
-        return Solution(last, FIXED_COUNT, len(self.steps), ())
+        *_, (last, used) = self._run(adjoint_kspace, op, strength)
+        if used is op:
+            return Solution(last, FIXED_COUNT, len(self.steps), ())
+        return RefinedSolution(last, FIXED_COUNT, len(self.steps), (), op=used)

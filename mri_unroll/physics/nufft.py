@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 
@@ -126,9 +127,25 @@ class NufftOperator(LinearOperator):
                 f"Expected complex k-space (..., {expected[0]}, {expected[1]}), "
                 f"got {tuple(kspace.shape)} {kspace.dtype}."
             )
+        return (self.sens_maps.conj() * self.coil_images(kspace)).sum(-self.image_ndim - 1)
+
+    def coil_images(self, kspace: Tensor) -> Tensor:
+        """``N^H sqrt(W) y``, the gridded picture of each coil; the adjoint combines them with the maps."""
         weighted = kspace if self._root_weights is None else kspace * self._root_weights
-        coils = apply_linear(weighted, self._nufft.adjoint, self._nufft.forward)
-        return self._scale * (self.sens_maps.conj() * coils).sum(-self.image_ndim - 1)
+        return self._scale * apply_linear(weighted, self._nufft.adjoint, self._nufft.forward)
+
+    def sampled(self, coil_images: Tensor) -> Tensor:
+        """``N^H W N`` of the picture of each coil: what it would look like gridded."""
+        return apply_linear(coil_images, self._gram.apply, self._gram.apply)
+
+    def with_maps(self, sens_maps: Tensor) -> NufftOperator:
+        """The same acquisition through other maps of the same shape."""
+        if self.toeplitz:
+            _ = self._gram  # computed once for both
+        other = copy.copy(self)
+        other.sens_maps = sens_maps
+        other.__dict__.pop("_conj_maps", None)
+        return other
 
     def normal(self, image: Tensor) -> Tensor:
         """``A^H A x``, by default as a convolution."""
@@ -137,8 +154,8 @@ class NufftOperator(LinearOperator):
             return super().normal(image)
         gram = self._gram
         if is_tracked(self.sens_maps):
-            coils = self.sens_maps * image.unsqueeze(-self.image_ndim - 1)
-            return (self.sens_maps.conj() * apply_linear(coils, gram.apply, gram.apply)).sum(-self.image_ndim - 1)
+            coils = self.sampled(self.sens_maps * image.unsqueeze(-self.image_ndim - 1))
+            return (self.sens_maps.conj() * coils).sum(-self.image_ndim - 1)
 
         def normal(x: Tensor) -> Tensor:
             return gram.normal(x, self.sens_maps, self._conj_maps)

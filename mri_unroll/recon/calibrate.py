@@ -22,6 +22,7 @@ from mri_unroll.physics.coils import (
     low_resolution_images,
     low_resolution_maps,
 )
+from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.nufft import NufftOperator
 from mri_unroll.physics.sampling import detect_acs
 from mri_unroll.physics.sense import SenseOperator
@@ -52,9 +53,9 @@ class CalibratedProblem(Generic[Op]):
         """What a network is conditioned on, ``(1, 2)``: see `strength_features`."""
         return strength_features(self.noise_level, self.sampled_fraction).to(self.kspace.device)
 
-    def data_residual(self, image: Tensor) -> float:
-        """``||A x - y|| / ||y||`` over the measured samples, weighted as `op` weights them."""
-        error = self.op.forward(image) - self.kspace
+    def data_residual(self, image: Tensor, op: LinearOperator | None = None) -> float:
+        """``||A x - y|| / ||y||`` over the measured samples, weighted as `op` weights them; of other maps, if given."""
+        error = (op or self.op).forward(image) - self.kspace
         return float(torch.linalg.vector_norm(error) / torch.linalg.vector_norm(self.kspace))
 
 

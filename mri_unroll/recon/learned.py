@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network
+from mri_unroll.nets.refinement import MeasuredOperator, measured
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import Problem
 from mri_unroll.solvers.solution import Solution
@@ -43,13 +44,14 @@ def run_network(
     if noise_kept is not None:
         strength = torch.cat([strength, strength.new_full((1, 1), noise_kept)], dim=1)
     adjoint_kspace = problem.op.adjoint(problem.kspace)
+    op = measured(network, problem.op, problem.kspace)
     with prior_precision(precision):
-        solution = network(adjoint_kspace, problem.op, strength)
-        if not (best and isinstance(problem.op, SenseOperator)):
+        solution = network(adjoint_kspace, op, strength)
+        if not (best and isinstance(problem.op, SenseOperator) and isinstance(op, SenseOperator | MeasuredOperator)):
             return solution
         pictures: list[Tensor] = [solution.value]
         for axes in REVERSALS[1:]:
-            turned = network(adjoint_kspace.flip(axes), problem.op.reversed(axes), strength)
+            turned = network(adjoint_kspace.flip(axes), op.reversed(axes), strength)
             pictures.append(turned.value.flip(axes))
     return dataclasses.replace(
         solution,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mri_unroll import __version__
 from mri_unroll.errors import DeviceError, UnsupportedScan
 from mri_unroll.image import Diagnostics, Image, Provenance
+from mri_unroll.nets.refinement import RefinedSolution
 from mri_unroll.physics.fourier import engine_name
 from mri_unroll.physics.nufft_engine import default_engine
 from mri_unroll.recon.calibrate import Problem
@@ -80,11 +81,12 @@ class SlicewiseReconstructor:
         def reconstruct_part(part: Part) -> PartResult:
             problem = part.calibrated()
             solution = self.solve(problem)
+            op = solution.op if isinstance(solution, RefinedSolution) else problem.op
             return PartResult(
                 picture=solution.value[0].abs() * problem.scale,
                 status=solution.status,
                 n_iterations=solution.n_iterations,
-                data_residual=problem.data_residual(solution.value),
+                data_residual=problem.data_residual(solution.value, op),
                 scale=problem.scale,
                 warnings=problem.warnings,
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mri_unroll.nets.model import N_STRENGTH
+from mri_unroll.nets.refinement import MeasuredOperator
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.physics.sense import SenseOperator
@@ -21,7 +22,7 @@ from mri_unroll.training.simulate import Acquisition
 class Example:
     """A calibrated acquisition with its truth, batch of one, in units of its scale."""
 
-    op: SenseOperator
+    op: SenseOperator | MeasuredOperator  # the second for a network that refines coil maps
     adjoint_kspace: Tensor  # (1, y, x)
     strength: Tensor  # (1, n_strength)
     coil_combined: Tensor  # (1, y, x)
@@ -41,6 +42,7 @@ def prepare(
     noise_kept: float,
     n_strength: int = 3,
     calibrated: CalibratedSlice | None = None,
+    refines_maps: bool = False,
 ) -> Example:
     """Calibrate as at the scanner; keep ``strip`` random readout rows where the mask lets rows decouple.
 
@@ -57,7 +59,7 @@ def prepare(
     coil_combined = (maps.conj() * coil_images).sum(-3)
     rss = torch.linalg.vector_norm(coil_images, dim=0)[None]
     body = torch.from_numpy(acquisition.body)[None]
-    op, n_rows = calibrated.op, maps.shape[-2]
+    op, n_rows, rows = calibrated.op, maps.shape[-2], slice(None)
     if strip is not None and n_rows > strip and not varies_along(acquisition.mask):
         occupied = body[0].any(-1).nonzero().flatten()
         low, high = (int(occupied[0]), int(occupied[-1])) if occupied.numel() else (0, n_rows - 1)
@@ -66,17 +68,23 @@ def prepare(
         rows = slice(first, first + strip)
         op = SenseOperator(maps[:, :, rows], mask[None, None, :1])
         adjoint_kspace, coil_combined, rss, body = (t[:, rows] for t in (adjoint_kspace, coil_combined, rss, body))
+    if refines_maps:
+        measured = MeasuredOperator(op, calibrated.op.coil_images(calibrated.kspace)[:, :, rows])
+        return Example(measured, adjoint_kspace, strength, coil_combined, rss, body)
     return Example(op, adjoint_kspace, strength, coil_combined, rss, body)
 
 
 class CalibratedScans:
     """`SimulatedScans` made ready for a training step inside the data worker: calibration runs on another core."""
 
-    def __init__(self, scans: SimulatedScans, strip: int, n_strength: int, repeats: int) -> None:
+    def __init__(
+        self, scans: SimulatedScans, strip: int, n_strength: int, repeats: int, refines_maps: bool = False
+    ) -> None:
         self.scans = scans
         self.strip = strip
         self.n_strength = n_strength
         self.repeats = repeats
+        self.refines_maps = refines_maps
         self._latest: tuple[int, Acquisition, CalibratedSlice] | None = None
 
     def __len__(self) -> int:
@@ -87,7 +95,7 @@ class CalibratedScans:
         with torch.no_grad(), use_engine("torch"):
             noise_kept = random_noise_kept(rng) if self.n_strength > N_STRENGTH else 0.0
             acquisition, calibrated = self._acquired(index // self.repeats)
-            return prepare(acquisition, self.strip, rng, noise_kept, self.n_strength, calibrated)
+            return prepare(acquisition, self.strip, rng, noise_kept, self.n_strength, calibrated, self.refines_maps)
 
     def _acquired(self, index: int) -> tuple[Acquisition, CalibratedSlice]:
         if self._latest is None or self._latest[0] != index:

@@ -103,10 +103,11 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     training, validation = find_volumes(Path(config.data), config.held_out)
     n_strength = config.model.n_strength
+    refines = config.model.map_refinement != "none"
     scans = CalibratedScans(
-        SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength, config.repeats
+        SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength, config.repeats, refines
     )
-    held_out = _validation(SimulatedScans(validation, config.seed + 1, config.n_validation), n_strength)
+    held_out = _validation(SimulatedScans(validation, config.seed + 1, config.n_validation), n_strength, refines)
     torch.manual_seed(config.seed)
     network = build(config.model)
     started_from = None if config.start_from is None else digest(Path(config.start_from))
@@ -169,12 +170,12 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
     return out / "model.safetensors"
 
 
-def _validation(scans: SimulatedScans, n_strength: int) -> dict[float, list[Example]]:
+def _validation(scans: SimulatedScans, n_strength: int, refines_maps: bool) -> dict[float, list[Example]]:
     """Whole validation slices by the share of noise that their truth holds, made once."""
     with torch.no_grad(), use_engine("torch"):
         return {
             noise_kept: [
-                prepare(scans[index], None, np.random.default_rng(0), noise_kept, n_strength)
+                prepare(scans[index], None, np.random.default_rng(0), noise_kept, n_strength, None, refines_maps)
                 for index in range(len(scans))
             ]
             for noise_kept in (0.0, 1.0)

@@ -1,0 +1,42 @@
+"""Named networks: the ones that ship, and one for each choice that `ModelConfig` offers, a change at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mri_unroll.nets.model import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A configuration, and what it is or how it differs from ``unrolled``."""
+
+    config: ModelConfig
+    summary: str
+
+
+UNROLLED = ModelConfig(n_steps=8, n_strength=3)
+
+ZOO: dict[str, Entry] = {
+    "unrolled": Entry(UNROLLED, "8 steps, U-Net priors, conjugate gradients"),
+    "unrolled-small": Entry(
+        ModelConfig(n_steps=4, n_cg=3, n_start_cg=6, widths=(32, 48, 64), n_strength=3), "4 steps, narrower priors"
+    ),
+    "five-steps": Entry(ModelConfig(), "5 steps, no choice of noise; the first that shipped"),
+    "tied": Entry(replace(UNROLLED, tied=True), "one set of weights for all steps"),
+    "shared": Entry(replace(UNROLLED, n_priors=1), "one prior; each step has weight, scales and shifts of its own"),
+    "two-priors": Entry(replace(UNROLLED, n_priors=2), "two priors of four steps each, as `shared`"),
+    "momentum": Entry(replace(UNROLLED, momentum="learned"), "a skip connection past each step"),
+    "gradient": Entry(replace(UNROLLED, data_term="gradient"), "one gradient step for the data"),
+    "resnet": Entry(replace(UNROLLED, prior="resnet", widths=(64,) * 5), "residual blocks at half size"),
+    "resnet-full": Entry(
+        replace(UNROLLED, prior="resnet", widths=(32,) * 5, fold=1), "residual blocks at full size, half as wide"
+    ),
+    "dncnn": Entry(replace(UNROLLED, prior="dncnn", widths=(64,) * 8), "a plain chain of convolutions at half size"),
+    "unet-folded-4": Entry(replace(UNROLLED, widths=(64, 96), fold=4), "a U-Net that begins at a quarter of the size"),
+    "refined-once": Entry(replace(UNROLLED, map_refinement="once"), "coil maps refined at the start"),
+    "refined-each": Entry(replace(UNROLLED, map_refinement="each"), "coil maps refined before each step"),
+    "equilibrium": Entry(
+        ModelConfig(kind="equilibrium", n_strength=3, n_cg=6), "the fixed point of one step, to a tolerance"
+    ),
+}

@@ -7,6 +7,7 @@ here listens on the loopback interface only and ends with the process that start
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from mri_unroll.cohort.crew import Answer, Died, Done, Ready
-from mri_unroll.cohort.processes import prepare
+from mri_unroll.cohort.processes import unpack
 from mri_unroll.cohort.tasks import Job, Task, Worker
 from mri_unroll.errors import ConfigError, DeviceError
 
@@ -48,7 +49,7 @@ class RayTeam:
     Raises
     ------
     ConfigError
-        If Ray is not installed, or the cluster is too small for what is asked.
+        If the cluster is too small for what is asked.
     DeviceError
         If the cluster cannot be reached or started.
     """
@@ -57,7 +58,7 @@ class RayTeam:
         self, job: Job, address: str, workers: int | None, threads: int | None, device: str, own_cores: int
     ) -> None:
         self._ray = ray = _import_ray()
-        self._job = job
+        self._job = pickle.dumps(job)
         local_cpus = max(own_cores, (workers or 1) * (threads or 1))
         _connect(ray, address, local_cpus)
         found = ray.cluster_resources()
@@ -119,13 +120,12 @@ class RayTeam:
 class _Actor:
     """What runs on the cluster."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def __init__(self, job: bytes, threads: int) -> None:
         self._job, self._threads = job, threads
         self._worker: Worker | None = None
 
     def open(self) -> int:
-        prepare(self._threads)
-        self._worker = self._job.open()
+        self._worker = unpack(self._job, self._threads).open()
         return os.getpid()
 
     def run(self, task: Task, upcoming: Task | None) -> Any:
@@ -136,13 +136,9 @@ class _Actor:
 def _import_ray() -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise ConfigError(
-            "A cluster needs Ray, which is not installed.", "Install it with: pip install 'mri-unroll[cluster]'."
-        ) from error
+    import ray
+    import ray.exceptions
+
     module: ModuleType = ray
     return module
 

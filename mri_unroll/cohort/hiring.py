@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Crew:
     Raises
     ------
     ConfigError
-        If a number is below 1.
+        If a number is below 1, or Ray is asked for and not installed.
     """
 
     workers: int | None = None  # processes or actors; None: this process, on a cluster as many as it has room for
@@ -31,6 +32,10 @@ class Crew:
         for name in ("workers", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"Expected `{name}` to be 1 or more, got {value}.")
+        if self.cluster is not None and importlib.util.find_spec("ray") is None:
+            raise ConfigError(
+                "A cluster needs Ray, which is not installed.", "Install it with: pip install 'mri-unroll[cluster]'."
+            )
 
     @property
     def spoken(self) -> str:

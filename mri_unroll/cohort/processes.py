@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ class ProcessTeam:
 
     def __init__(self, job: Job, threads: int) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._job, self._threads = job, threads
+        self._job, self._threads = pickle.dumps(job), threads
         self._hired = 0
 
     def hire(self) -> _Handle:
@@ -84,25 +86,25 @@ class ProcessTeam:
         return Ready(value) if kind == "ready" else Done(value)
 
 
-def prepare(threads: int, index: int | None = None) -> None:
-    """Set this process's CPU threads and, counted round from ``index``, its GPU; before anything uses them."""
+def unpack(job: bytes, threads: int, index: int | None = None) -> Job:
+    """The job, in a process that has set its CPU threads and, counted round from ``index``, its GPU for it."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
+    unpacked: Job = pickle.loads(job)
+    if (torch := sys.modules.get("torch")) is not None:  # imported by the job, or not needed
+        torch.set_num_threads(threads)
+        if index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(index % torch.cuda.device_count())
+    return unpacked
 
-    torch.set_num_threads(threads)
-    if index is not None and torch.cuda.is_available():
-        torch.cuda.set_device(index % torch.cuda.device_count())
 
-
-def _serve(talk: Connection, job: Job, threads: int, index: int) -> None:
+def _serve(talk: Connection, job: bytes, threads: int, index: int) -> None:
     """What a process does until it is dismissed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: who hired us decides
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     try:
-        prepare(threads, index)
-        worker = job.open()
+        worker = unpack(job, threads, index).open()
         talk.send(("ready", os.getpid()))
         while True:
             talk.send(("done", worker.run(*talk.recv())))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mri_unroll.errors import ModelError
-from mri_unroll.nets import model
+from mri_unroll.nets import imported, model
 from mri_unroll.nets.refinement import measured
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.reconstructor import shipped_models, weights_folder
@@ -49,7 +49,7 @@ def summarise(path: Path) -> dict[str, Any]:
     ModelError
         If it cannot be loaded.
     """
-    network, config, card = model.load(path)
+    network, config, card = imported.load(path) if imported.is_imported(path) else model.load(path)
     return {
         "name": path.stem,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

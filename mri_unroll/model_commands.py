@@ -1,14 +1,16 @@
-"""The commands ``mri-unroll models ...``: the trained weights that come along."""
+"""The commands ``mri-unroll models ...``: the trained weights that come along, and those of others."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from mri_unroll.config import ReconstructionConfig
-from mri_unroll.terminal import AsJson, Debug, guarded, put_json, put_record, put_table, tell
+from mri_unroll.terminal import AsJson, Debug, guarded, put, put_json, put_record, put_table, tell
 
+ForeignKind = Literal["fastmri-varnet", "fastmri-unet", "direct-varnet"]  # as nets.layouts.LAYOUTS, which needs torch
 _LISTED = ("name", "parameters", "bytes", "digest")
 
 models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: mri-unroll models verify")
@@ -62,3 +64,48 @@ def verify_models(
     if not names:
         find_checkpoint(ReconstructionConfig().method)  # says that it is missing
     put_table([[each, "verified", verify(each)] for each in names])
+
+
+@models_app.command(
+    "import",
+    epilog="Example: mri-unroll models import fastmri-varnet knee_leaderboard_state_dict.pt -o varnet.safetensors\n\n"
+    "Example: mri-unroll recon knee.h5 -o out --method varnet.safetensors",
+)
+@guarded
+def import_model(
+    kind: Annotated[ForeignKind, typer.Argument(metavar="KIND", help="fastmri-varnet, fastmri-unet or direct-varnet.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="What torch.save wrote: .pt, .ckpt. Nothing in it is run.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.safetensors", help="The file to write.")],
+    scale_percentile: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of DIRECT: its scale_percentile.", show_default="0.99"),
+    ] = None,
+    maps_sigma: Annotated[
+        float | None,
+        typer.Option(metavar="SIGMA", help="Of DIRECT: its sensitivity_maps_gaussian.", show_default="no window"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a network that others trained, so that it runs wherever a method is named.
+
+    Layouts: a state dict, plain or as Lightning or DIRECT save it; sizes are told from the weights.
+    """
+    from mri_unroll.checkpoints import summarise
+    from mri_unroll.nets.foreign import import_checkpoint
+
+    import_checkpoint(
+        kind, checkpoint, out, overwrite=overwrite, scale_percentile=scale_percentile, maps_sigma=maps_sigma
+    )
+    found = summarise(out)
+    if as_json:
+        put_json(found, indent=2)
+        return
+    put(str(out))
+    tell(f"{kind} with {found['parameters']:,} parameters, from a {found['card']['layout']}")
+    for assumption in found["card"]["assumed"]:
+        tell(f"assumed: {assumption}")
+    tell(f"licence: {found['card']['licence']}")

@@ -17,8 +17,10 @@ from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, DeviceError, ModelError
 from mri_unroll.image import Image
 from mri_unroll.nets import model
+from mri_unroll.nets.imported import is_imported
 from mri_unroll.nets.weights import named_as_part
 from mri_unroll.recon import classical, learned
+from mri_unroll.recon.imported import make_imported
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
@@ -128,6 +130,8 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
             f"Expected a method ({', '.join(SUMMARIES)}) or an existing .safetensors file, got {name_or_checkpoint!r}.",
             f"Did you mean {near[0]!r}?" if near else "See `mri-unroll methods`.",
         )
+    if is_imported(path):
+        return make_imported(path.name, path, config, device)
     return _learned(name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name, path, config, device)
 
 

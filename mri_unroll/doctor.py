@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import platform
+import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +48,7 @@ def examine(folder: Path | None = None) -> dict[str, Any]:
         "versions": {name: _version(name) for name in LIBRARIES},
         "cupy": next((found for found in map(_version, CUPY) if found != ABSENT), ABSENT),
     }
+    findings["bart"] = _bart()
     try:
         importlib.import_module("mri_unroll.pipeline")  # all that a reconstruction needs
         findings |= _devices()
@@ -63,6 +66,18 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ABSENT
+
+
+def _bart() -> str:
+    """Version of the program that the method ``bart-pics`` runs; its absence is no problem of ours."""
+    program = shutil.which("bart")
+    if program is None:
+        return ABSENT
+    try:
+        answer = subprocess.run([program, "version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{program} does not run: {error}"
+    return f"{answer.stdout.strip()}, {program}"
 
 
 def _devices() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.methods import CARTESIAN
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, DeviceError, InputError
@@ -19,7 +20,7 @@ from mri_unroll.physics.sampling import make_mask
 from mri_unroll.recon.calibrate import MAX_COILS, calibrate_slice, estimate_noise, strength_features
 from mri_unroll.recon.learned import REVERSALS
 from mri_unroll.recon.parts import take_apart
-from mri_unroll.recon.reconstructor import SUMMARIES, make_reconstructor
+from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.recon.slicewise import EMPTY
 from mri_unroll.scan import Geometry, Scan, Source
@@ -45,7 +46,7 @@ def make_scan(
     return dataclasses.replace(scan, reference=make_reconstructor("zero-filled").reconstruct(scan).pixels)
 
 
-@pytest.fixture(params=[*SUMMARIES, "checkpoint", "equilibrium checkpoint"])
+@pytest.fixture(params=[*CARTESIAN, "checkpoint", "equilibrium checkpoint"])
 def method(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Every method by name, and fresh networks by path."""
     if "checkpoint" not in request.param:

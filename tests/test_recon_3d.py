@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.methods import ANY_SAMPLING, CARTESIAN
 from support.simulation import blobs, grid_volume, make_scan, sampled_volume
 
 from mri_unroll.config import ReconstructionConfig
@@ -18,7 +19,7 @@ from mri_unroll.physics.sampling import make_mask
 from mri_unroll.physics.trajectory import koosh_ball, stack_of_stars
 from mri_unroll.pipeline import reconstruct_file
 from mri_unroll.recon.parts import take_apart
-from mri_unroll.recon.reconstructor import SUMMARIES, make_reconstructor
+from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.scan import Scan
 
@@ -49,7 +50,7 @@ def sampled(pictures: NDArray[np.complex128], trajectory: NDArray[np.float64]) -
     return make_scan(kspace, SHAPE[1:], trajectory=trajectory, encoded_shape=SHAPE, n_partitions=SHAPE[0])
 
 
-@pytest.mark.parametrize("method", list(SUMMARIES))
+@pytest.mark.parametrize("method", CARTESIAN)
 @pytest.mark.parametrize("kind", ["poisson", "equispaced_fraction"])
 def test_undersampled_grids(method: str, kind: str, full: Scan, truth: NDArray[np.float32]) -> None:
     scan = undersample(full, kind, 2.0, 0.2, seed=1)
@@ -121,7 +122,7 @@ def test_grids_sampled_without_order(method: str, full: Scan, truth: NDArray[np.
     assert bool(image.diagnostics.warnings) == (method != "zero-filled")
 
 
-@pytest.mark.parametrize("method", list(SUMMARIES))
+@pytest.mark.parametrize("method", CARTESIAN)
 def test_partial_fourier_along_every_axis(method: str, full: Scan, truth: NDArray[np.float32]) -> None:
     mask = np.zeros(SHAPE, bool)
     mask[2:, 4:, 3:] = True
@@ -130,7 +131,7 @@ def test_partial_fourier_along_every_axis(method: str, full: Scan, truth: NDArra
     assert any("one side" in warning for warning in image.diagnostics.warnings)
 
 
-@pytest.mark.parametrize("method", list(SUMMARIES))
+@pytest.mark.parametrize("method", ANY_SAMPLING)
 def test_stacks_of_stars_fall_apart_into_slices(
     method: str, pictures: NDArray[np.complex128], truth: NDArray[np.float32]
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ from mri_unroll.image import Image
 from mri_unroll.nets import model
 from mri_unroll.nets.imported import is_imported
 from mri_unroll.nets.weights import named_as_part
-from mri_unroll.recon import classical, learned
+from mri_unroll.recon import classical, learned, peers
 from mri_unroll.recon.imported import make_imported
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
@@ -53,11 +53,17 @@ CLASSICAL: dict[str, ClassicalMethod] = {
     "l1-wavelet": ClassicalMethod(classical.l1_wavelet, 0.005, 60),
     "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
 }
+PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU
+    "bart-pics": ClassicalMethod(peers.bart_pics, 0.005, 60),
+    "sigpy-l1wavelet": ClassicalMethod(peers.sigpy_l1_wavelet, 0.005, 60),
+}
 SUMMARIES: dict[str, str] = {
     "zero-filled": "transform and root sum of squares; what every other method is compared with",
     "cg-sense": "regularised least squares with coil maps",
     "l1-wavelet": "compressed sensing: FISTA with wavelet sparsity",
     "tv": "compressed sensing: total variation",
+    "bart-pics": "BART's compressed sensing with its wavelets, on our coil maps; needs the program bart",
+    "sigpy-l1wavelet": "SigPy's compressed sensing with wavelets, on our coil maps",
     "unrolled": "trained unrolled proximal-gradient network (default)",
 }
 
@@ -76,6 +82,23 @@ def shipped_models() -> dict[str, Path]:
     return {path.stem: path for path in found if not named_as_part(path)}
 
 
+def described_methods() -> list[dict[str, Any]]:
+    """Name, kind, whether it is the default and whether it can run here, and one line about each method."""
+    kinds = dict.fromkeys(PEERS, "peer") | dict.fromkeys((*CLASSICAL, "zero-filled"), "classical")
+    program = peers.bart_program()
+    found = f"found here: {peers.bart_version(program) or 'it does not run'}" if program else "not installed here"
+    return [
+        {
+            "name": name,
+            "kind": kinds.get(name, "learned"),
+            "default": name == ReconstructionConfig().method,
+            "installed": program is not None or name != "bart-pics",
+            "summary": summary.removesuffix(" (default)") + (f" ({found})" if name == "bart-pics" else ""),
+        }
+        for name, summary in SUMMARIES.items()
+    ]
+
+
 def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | None = None) -> Reconstructor:
     """A method, ready to reconstruct scans.
 
@@ -89,7 +112,8 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     Raises
     ------
     ConfigError
-        If there is no such method, the nearest name is given; or if it does not take a setting that was made.
+        If there is no such method, the nearest name is given; if it does not take a setting that was made; or if it is
+        somebody else's program, and that is not installed.
     ModelError
         If the checkpoint cannot be used, or shipped weights are missing.
     DeviceError
@@ -97,7 +121,7 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     """
     config = config or ReconstructionConfig()
     device = choose_device(config.device)
-    if name_or_checkpoint in (*CLASSICAL, "zero-filled") and (config.denoise or config.effort != "normal"):
+    if name_or_checkpoint in (*CLASSICAL, *PEERS, "zero-filled") and (config.denoise or config.effort != "normal"):
         raise ConfigError(
             f"The method {name_or_checkpoint!r} has no setting of how much noise to remove or effort to spend.",
             "Leave these out, or choose a trained network (`mri-unroll methods`).",
@@ -109,15 +133,26 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
                 "Leave out one of the two.",
             )
         name_or_checkpoint = SMALL
-    if name_or_checkpoint not in CLASSICAL and (config.reg_weight is not None or config.n_iterations is not None):
+    if name_or_checkpoint not in (*CLASSICAL, *PEERS) and (
+        config.reg_weight is not None or config.n_iterations is not None
+    ):
         raise ConfigError(
             f"The method {name_or_checkpoint!r} has no regularisation weight and no number of iterations to set.",
-            f"Leave them out, or choose one of {', '.join(CLASSICAL)}.",
+            f"Leave them out, or choose one of {', '.join((*CLASSICAL, *PEERS))}.",
         )
     if name_or_checkpoint == "zero-filled":
         return classical.ZeroFilled(device)
     if name_or_checkpoint in CLASSICAL:
-        return _classical(name_or_checkpoint, config, device)
+        return _classical(name_or_checkpoint, CLASSICAL[name_or_checkpoint], config, device)
+    if name_or_checkpoint in PEERS:
+        if config.device == "cuda":
+            raise ConfigError(
+                f"The method {name_or_checkpoint!r} runs on the CPU.",
+                "Leave --device out: it takes a GPU where it can.",
+            )
+        if name_or_checkpoint == "bart-pics":
+            peers.require_bart()  # said before any scan is read
+        return _classical(name_or_checkpoint, PEERS[name_or_checkpoint], config, torch.device("cpu"))
     path = shipped_models().get(name_or_checkpoint, Path(name_or_checkpoint))
     if name_or_checkpoint in SUMMARIES and path.suffix != ".safetensors":
         raise ModelError(
@@ -135,8 +170,7 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     return _learned(name_or_checkpoint if name_or_checkpoint in shipped_models() else path.name, path, config, device)
 
 
-def _classical(name: str, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
-    method = CLASSICAL[name]
+def _classical(name: str, method: ClassicalMethod, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
     reg_weight = method.reg_weight if config.reg_weight is None else config.reg_weight
     n_iterations = method.n_iterations if config.n_iterations is None else config.n_iterations
     return SlicewiseReconstructor(

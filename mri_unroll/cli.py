@@ -21,6 +21,7 @@ from mri_unroll.errors import ConfigError
 from mri_unroll.evaluate_commands import evaluate_app
 from mri_unroll.folders import Cluster, FolderOptions, Resume, ShardOption, SkipBad, Workers, recon_folder
 from mri_unroll.model_commands import models_app
+from mri_unroll.prediction_commands import prediction_app
 from mri_unroll.terminal import (
     RESEARCH,
     RESOURCES,
@@ -48,6 +49,7 @@ app = typer.Typer(
     epilog="Example: mri-unroll recon knee.h5 -o results",
 )
 app.add_typer(evaluate_app)
+app.add_typer(prediction_app)
 app.add_typer(models_app, name="models", help="Trained weights: list, show, verify, import.")
 
 

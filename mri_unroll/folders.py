@@ -102,15 +102,6 @@ def recon_folder(
     as_json: bool,
 ) -> None:
     """Reconstruct every scan of a folder; the volumes written go to stdout as they are finished."""
-
-    def put_volumes(events: Events) -> Events:
-        def heard(event: dict[str, Any]) -> None:
-            if event["event"] == "file" and not as_json:
-                put(event["paths"]["volume"])
-            events(event)
-
-        return heard
-
     with listening(as_json) as events:
         title = f"reconstructing the scans in {folder.name} with {config.method}"
         events({"event": "start", "version": __version__, "input": folder.name, "title": title})
@@ -124,7 +115,7 @@ def recon_folder(
             crew=make_crew(options.workers, options.cluster, threads, config.device),
             shard=shard_named(options.shard),
             resume=options.resume,
-            events=telling(put_volumes(events)),
+            events=telling(putting_volumes(events, as_json)),
         )
     counts = {"reconstructed": len(found.outcomes), "finished_before": found.finished, "bad": len(found.bad)}
     if as_json:
@@ -132,6 +123,17 @@ def recon_folder(
     spoken = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
     tell(f"{folder.name}: {spoken}; {NO_VERDICT}; {RESEARCH}")
     conclude(found.bad, options.skip_bad)
+
+
+def putting_volumes(events: Events, as_json: bool) -> Events:
+    """Events as they are, but for volumes, whose paths go to stdout as they are written."""
+
+    def heard(event: dict[str, Any]) -> None:
+        if event["event"] == "file" and not as_json:
+            put(event["paths"]["volume"])
+        events(event)
+
+    return heard
 
 
 def telling(events: Events) -> Events:

@@ -36,6 +36,7 @@ from mri_unroll.terminal import (
     tell,
     tell_summary,
 )
+from mri_unroll.training_commands import training_app
 
 # As reconstructor.SUMMARIES, which needs torch.
 METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "bart-pics", "sigpy-l1wavelet", "unrolled")
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(evaluate_app)
 app.add_typer(prediction_app)
+app.add_typer(training_app)
 app.add_typer(models_app, name="models", help="Trained weights: list, show, verify, import.")
 
 

@@ -19,7 +19,10 @@ MAX_LINES = 300
 FORBIDDEN = frozenset({"utils", "util", "common", "helpers", "helper", "misc"})
 SEPARATED = frozenset({3})  # floors whose rooms never import each other
 FLOORS = {
-    7: ("cli", "model_commands", "evaluate_commands", "prediction_commands", "folders", "terminal", "service", "__main__"),
+    7: (
+        *("cli", "model_commands", "evaluate_commands", "prediction_commands", "training_commands", "folders"),
+        *("terminal", "service", "__main__"),
+    ),
     6: ("pipeline", "demo", "checkpoints", "doctor", "cohort", "evaluate", "training"),
     5: ("recon", "quality", "report"),
     4: ("nets",),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.training import tiny, write_images
 
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.nets import ModelConfig
@@ -17,39 +18,14 @@ from mri_unroll.nets.model import load
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.training.dataset import SimulatedScans, find_volumes
 from mri_unroll.training.examples import CalibratedScans, prepare
-from mri_unroll.training.loop import TrainingConfig, learning_rate, train
+from mri_unroll.training.loop import learning_rate, train
 from mri_unroll.training.losses import ssim_loss, unrolled_loss, weighted_nrmse
 from mri_unroll.training.simulate import coil_maps, simulate
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three people's image volumes, discs of different size, with the index that training reads."""
-    y, x = np.mgrid[-1:1:120j, -1:1:110j]
-    entries = []
-    for name, count in (("a", 2), ("b", 3), ("c", 1)):
-        discs = [
-            (np.hypot(y, x / 0.8) < 0.5 + 0.1 * i) * (2000 + 1500 * (np.hypot(y - 0.2, x) < 0.2)) for i in range(count)
-        ]
-        np.savez(tmp_path / f"{name}.npz", images=np.array(discs, dtype=np.uint16))
-        entries.append({"file": f"{name}.npz", "shape": [count, 120, 110]})
-    (tmp_path / "index.json").write_text(json.dumps(entries))
-    return tmp_path
-
-
-def tiny(folder: Path, out: Path) -> TrainingConfig:
-    return TrainingConfig(
-        data=str(folder),
-        out=str(out),
-        held_out="b:[12]|c",
-        model=ModelConfig(n_steps=1, n_cg=2, n_start_cg=2, widths=(4,)),
-        n_steps=4,
-        warm_up=1,
-        strip=32,
-        n_workers=0,
-        save_every=2,
-        n_validation=1,
-    )
+    return write_images(tmp_path)
 
 
 def test_people_are_split_by_pattern(folder: Path) -> None:
@@ -143,32 +119,32 @@ def test_learning_rate_rises_then_falls(folder: Path) -> None:
 
 
 def test_interrupted_training_ends_with_identical_weights(folder: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
-    straight = train(tiny(folder, tmp_path / "straight"), lines.append)
-    assert any("0 steps skipped" in line for line in lines)
+    events: list[dict[str, Any]] = []
+    straight = train(tiny(folder, tmp_path / "straight"), events.append)
+    assert [event["skipped"] for event in events if event["event"] == "saved"] == [0, 0]
 
     class Killed(Exception):
         """Stands for a kill."""
 
     half = tiny(folder, tmp_path / "half")
 
-    def stop(line: str) -> None:
-        if line.startswith("step 4/"):
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "progress" and event["done"] == 4:
             raise Killed
 
-    with pytest.raises(Killed):  # step 4 is reported before its checkpoint is written: that of step 2 is on the disk
+    with pytest.raises(Killed):  # step 4 is told of before its checkpoint is written: that of step 2 is on the disk
         train(half, stop)
     assert torch.load(tmp_path / "half" / "checkpoint.pt", weights_only=True)["step"] == 2
-    resumed = train(half, lines.append)
+    resumed = train(half, events.append)
     for name, parameter in load(straight)[0].named_parameters():
         assert torch.equal(parameter, dict(load(resumed)[0].named_parameters())[name]), name
 
 
 def test_checkpoint_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     config = tiny(folder, tmp_path / "run")
-    train(dataclasses.replace(config, n_steps=1, save_every=1), lambda line: None)
+    train(dataclasses.replace(config, n_steps=1, save_every=1), lambda event: None)
     with pytest.raises(ConfigError, match="another model"):
-        train(dataclasses.replace(config, model=ModelConfig(n_steps=2, widths=(4,))), lambda line: None)
+        train(dataclasses.replace(config, model=ModelConfig(n_steps=2, widths=(4,))), lambda event: None)
 
 
 def test_an_acquisition_serves_several_steps(folder: Path) -> None:

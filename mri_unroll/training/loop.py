@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,77 +13,41 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
-from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.model import ModelConfig, build, digest, load, save, transfer
-from mri_unroll.nets.unrolled import Unrolled
+from mri_unroll.nets.model import Network, build, digest, load, save, transfer
 from mri_unroll.physics.fourier import use_engine
-from mri_unroll.training.dataset import SimulatedScans, find_volumes
-from mri_unroll.training.examples import CalibratedScans, Example, prepare
-from mri_unroll.training.losses import unrolled_loss
+from mri_unroll.training import checkpoint
+from mri_unroll.training.dataset import Scans, SimulatedScans, Volume, find_volumes
+from mri_unroll.training.examples import CalibratedScans, Example
+from mri_unroll.training.journal import Journal
+from mri_unroll.training.measured import MeasuredScans
+from mri_unroll.training.memory import recompute_steps
+from mri_unroll.training.objective import Objective
+from mri_unroll.training.processes import Processes, processes
+from mri_unroll.training.self_supervision import HeldOutExample
+from mri_unroll.training.settings import TrainingConfig, learning_rate
+from mri_unroll.training.turning import random_turn
+from mri_unroll.training.validation import HeldOutPeople
+
+__all__ = ["TrainingConfig", "learning_rate", "train"]
+
+Events = Callable[[dict[str, Any]], None]
+WEIGHTS = "model.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingConfig:
-    """One training run. Read from TOML by ``scripts/train_unrolled.py``.
-
-    The learning rate rises, stays, and falls over the last ``cool_down`` steps, so that a run can be made longer than
-    was planned: what came before its fall is the same.
-    """
-
-    data: str  # folder with index.json and image volumes
-    out: str  # folder for checkpoint.pt, log.csv and model.safetensors
-    held_out: str  # regular expression of validation people, see dataset.find_volumes
-    model: ModelConfig = field(default_factory=ModelConfig)
-    n_steps: int = 6000
-    learning_rate: float = 1e-3
-    warm_up: int = 200
-    cool_down: int = 2000  # steps over which the learning rate falls, the last ones
-    start_from: str | None = None  # weights of a smaller network of the same widths, see nets.model.transfer
-    bfloat16: bool = True  # inside the priors; everything else is single precision
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
-    strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
-    repeats: int = 1  # steps that each acquisition serves, each with other rows and another share of noise
-    seed: int = 0
-    n_workers: int = 1
-    n_threads: int = 1
-    save_every: int = 250
-    n_validation: int = 24
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, a plateau, then a cosine to one percent over the last ``cool_down`` steps."""
-    if step < config.warm_up:
-        return config.learning_rate * (step + 1) / config.warm_up
-    length = min(config.cool_down, config.n_steps - config.warm_up)
-    done = (step - config.n_steps + length) / max(1, length)
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))))
-
-
-@torch.no_grad()
-def validate(network: Unrolled, examples: list[Example]) -> tuple[float, float]:
-    """Mean NMSE in decibels inside the body, of the start and of the result."""
-    start: list[float] = []
-    result: list[float] = []
-    for example in examples:
-        reference = example.rss * example.body
-        iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
-        for image, scores in ((iterates[0], start), (iterates[-1], result)):
-            error = (image.abs() * example.body - reference).square().sum() / reference.square().sum()
-            scores.append(10 * math.log10(float(error)))
-    return float(np.mean(start)), float(np.mean(result))
-
-
-def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
+def train(config: TrainingConfig, events: Events, restart: bool = False) -> Path:
     """Train until ``config.n_steps``, from the checkpoint in ``config.out`` if there is one.
+
+    Under ``torchrun`` every process calls this; the first one writes.
 
     Parameters
     ----------
     config
         The run.
-    report
-        Gets one line at a time about progress.
+    events
+        Gets ``start``, ``note``, ``progress`` (about once a second), ``saved`` and ``done``.
+    restart
+        Delete the run that is there, and begin again.
 
     Returns
     -------
@@ -96,128 +57,190 @@ def train(config: TrainingConfig, report: Callable[[str], None]) -> Path:
     Raises
     ------
     ConfigError
-        If the folder holds the checkpoint of another configuration.
+        If the folder holds the checkpoint of another configuration, or another process trains into it.
+    InputError
+        If the data cannot be used.
     """
     torch.set_num_threads(config.n_threads)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    training, validation = find_volumes(Path(config.data), config.held_out)
-    n_strength = config.model.n_strength
-    refines = config.model.map_refinement != "none"
-    scans = CalibratedScans(
-        SimulatedScans(training, config.seed, config.n_steps), config.strip, n_strength, config.repeats, refines
-    )
-    held_out = _validation(SimulatedScans(validation, config.seed + 1, config.n_validation), n_strength, refines)
-    torch.manual_seed(config.seed)
-    network = build(config.model)
-    started_from = None if config.start_from is None else digest(Path(config.start_from))
-    if config.start_from is not None:
-        transfer(load(Path(config.start_from))[0], network)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    smooth = cast(Unrolled, average.module)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    parts: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser}
-    first = _resume(out / "checkpoint.pt", parts, config)
-    n_parameters = sum(p.numel() for p in network.parameters())
-    report(
-        f"{n_parameters} parameters, {len(training)} training and {len(validation)} validation volumes, step {first}"
-    )
-    loader: DataLoader[Example] = DataLoader(
-        Subset(scans, range(first, config.n_steps)),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=config.n_workers,
-        prefetch_factor=4 if config.n_workers else None,
-    )
-    started, recent, n_skipped = time.monotonic(), [], 0
-    with use_engine("torch"), prior_precision(torch.bfloat16 if config.bfloat16 else None):
-        for step, example in enumerate(loader, start=first):
-            for group in optimiser.param_groups:
+    with ExitStack() as held:
+        team = held.enter_context(processes(config.device, config.batch))
+        if team.is_first:
+            held.enter_context(checkpoint.locked(out))
+            if restart:
+                checkpoint.clear(out)
+        team.wait()
+        held.enter_context(use_engine("torch"))
+        held.enter_context(prior_precision(torch.bfloat16 if config.bfloat16 else None))
+        run = _Run(config, team, events if team.is_first else _ignore)
+        if team.is_first:
+            held.enter_context(run.journal)
+        run.go()
+    path = out / WEIGHTS
+    if team.is_first:
+        events({"event": "done", "weights": str(path), "digest": digest(path)})
+    return path
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """Only the first process speaks."""
+
+
+class _Run:
+    """A run under way: data, network, and what is saved of it."""
+
+    def __init__(self, config: TrainingConfig, team: Processes, events: Events) -> None:
+        self.config = config
+        self.team = team
+        self.events = events
+        self.out = Path(config.out)
+        training, validation = find_volumes(Path(config.data), config.held_out)
+        self.examples = CalibratedScans(
+            _scans(training, config.seed, -(-config.n_steps * config.batch // config.repeats), config),
+            config.strip,
+            config.model.n_strength,
+            config.repeats,
+            self.refines_maps,
+            with_coils=config.loss == "kspace",
+            held_out_share=config.ssdu_share if config.supervision == "ssdu" else None,
+        )
+        if team.is_first:
+            held_out = _scans(validation, config.seed + 1, config.n_validation, config, augment=False)
+            self.people = HeldOutPeople(held_out, config, self.refines_maps, team.device)
+        torch.manual_seed(config.seed)
+        self.network: Network = build(config.model)
+        self.started_from = None if config.start_from is None else digest(Path(config.start_from))
+        if config.start_from is not None:
+            transfer(load(Path(config.start_from))[0], self.network)
+        self.network.to(team.device)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+        self.parts: dict[str, Any] = {
+            "network": self.network,
+            "average": self.average,
+            "optimiser": self.optimiser,
+        }
+        resumed = checkpoint.resume(self.out, self.parts, config)
+        self.first = resumed.step
+        if config.checkpointing:
+            recompute_steps(self.network, torch.bfloat16 if config.bfloat16 else None)
+        self.journal = Journal(self.out, self.first, config.tensorboard) if team.is_first else cast(Journal, None)
+        events(
+            {
+                "event": "start",
+                "parameters": sum(p.numel() for p in self.network.parameters()),
+                "training_volumes": len(training),
+                "validation_volumes": len(validation),
+                "step": self.first,
+                "n_steps": config.n_steps,
+                "device": str(team.device),
+                "processes": team.count,
+                "out": str(self.out),
+                "settings": config.recorded(),
+            }
+        )
+        for note in (*resumed.changed, *([self.journal.note] if team.is_first and self.journal.note else [])):
+            events({"event": "note", "message": note})
+
+    @property
+    def refines_maps(self) -> bool:
+        """Whether the network is to be told what was measured by each coil."""
+        return self.config.model.map_refinement != "none"
+
+    def go(self) -> None:
+        """Do the steps that are left."""
+        config, objective = self.config, Objective(self.config)
+        self.started, told, losses, n_skipped = time.monotonic(), 0.0, [], 0
+        stream = self._stream()
+        for step in range(self.first, config.n_steps):
+            for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(config, step)
-            iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
-            loss = unrolled_loss(iterates, example.coil_combined, example.rss, example.body)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            self.optimiser.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=self.team.device)
+            for _ in self.team.share(step, config.batch):
+                loss = objective(self.network, next(stream).to(self.team.device)) / config.batch
+                loss.backward()
+                total += loss.detach()
+            total = self.team.add_up(self.network, total)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
             if torch.isfinite(norm):  # one impossible example must not end a night of training
-                optimiser.step()
-                average.update_parameters(network)
+                self.optimiser.step()
+                self.average.update_parameters(self.network)
             else:
                 n_skipped += 1
-            recent.append(float(loss.detach()))
-            if (step + 1) % config.save_every == 0 or step + 1 == config.n_steps:
-                start, result = validate(smooth, held_out[0.0])
-                _, noisy = validate(smooth, held_out[1.0])
-                pace = (time.monotonic() - started) / (step + 1 - first)
-                row = [step + 1, float(np.mean(recent)), start, result, noisy, pace, float(norm)]
-                _log(out / "log.csv", row)
-                left = pace * (config.n_steps - step - 1) / 60
-                report(
-                    f"step {step + 1}/{config.n_steps} loss {row[1]:.4f} validation NMSE {result:.2f} dB "
-                    f"(least squares {start:.2f}), noise kept {noisy:.2f} dB, {pace:.2f} s/step, {left:.0f} min left, "
-                    f"{n_skipped} steps skipped"
+            losses.append(float(total))
+            done = step + 1
+            if time.monotonic() - told > 1 or done == config.n_steps:
+                told = time.monotonic()
+                pace = self._pace(done)
+                left = pace * (config.n_steps - done)
+                self.events(
+                    {
+                        "event": "progress",
+                        "done": done,
+                        "total": config.n_steps,
+                        "loss": losses[-1],
+                        "seconds_per_step": pace,
+                        "seconds_left": left,
+                    }
                 )
-                recent = []
-                _checkpoint(out / "checkpoint.pt", step + 1, parts, config)
-                card = {
-                    "training": _settings(config),
-                    "started_from": started_from,
-                    "steps_done": step + 1,
-                    "validation_db": result,
-                    "noisy_db": noisy,
-                }
-                save(smooth, config.model, card, out / "model.safetensors")
-    report(f"weights {digest(out / 'model.safetensors')}")
-    return out / "model.safetensors"
+            if done % config.save_every == 0 or done == config.n_steps:
+                if self.team.is_first:
+                    self._save(done, float(np.mean(losses)), float(norm), n_skipped)
+                losses = []
+        if self.team.is_first and not (self.out / WEIGHTS).exists():  # taken away after the last step
+            self._save(config.n_steps, float("nan"), float("nan"), n_skipped)
 
+    def _pace(self, done: int) -> float:
+        return (time.monotonic() - self.started) / max(1, done - self.first)
 
-def _validation(scans: SimulatedScans, n_strength: int, refines_maps: bool) -> dict[float, list[Example]]:
-    """Whole validation slices by the share of noise that their truth holds, made once."""
-    with torch.no_grad(), use_engine("torch"):
-        return {
-            noise_kept: [
-                prepare(scans[index], None, np.random.default_rng(0), noise_kept, n_strength, None, refines_maps)
-                for index in range(len(scans))
-            ]
-            for noise_kept in (0.0, 1.0)
-        }
-
-
-def _settings(config: TrainingConfig) -> dict[str, Any]:
-    """What made the weights, without the folders of the machine that did."""
-    return {name: value for name, value in asdict(config).items() if name not in ("data", "out", "start_from")}
-
-
-def _resume(path: Path, parts: dict[str, Any], config: TrainingConfig) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["model"] != repr(config.model):
-        raise ConfigError(
-            f"The checkpoint in {path.parent.name} is of another model: {state['model']}.",
-            "Choose another output folder.",
+    def _stream(self) -> Iterator[Example | HeldOutExample]:
+        """The examples of this process, in order, from the first step that is not done."""
+        config = self.config
+        steps = range(self.first, config.n_steps)
+        loader: DataLoader[Example | HeldOutExample] = DataLoader(
+            Subset(self.examples, [i for step in steps for i in self.team.share(step, config.batch)]),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=config.n_workers,
+            prefetch_factor=4 if config.n_workers else None,
         )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["step"])
+        return iter(loader)
+
+    def _save(self, step: int, loss: float, norm: float, n_skipped: int) -> None:
+        """Validate and write everything, the checkpoint last: what it stands for is then on the disk."""
+        found = self.people.examine(cast(Network, self.average.module), self.config.n_pictures)
+        row = {
+            "step": step,
+            "loss": loss,
+            "start_db": found.start,
+            "validation_db": found.result,
+            "noisy_db": found.noisy,
+            "seconds_per_step": self._pace(step),
+            "gradient_norm": norm,
+        }
+        card = {
+            "training": self.config.recorded(),
+            "started_from": self.started_from,
+            "steps_done": step,
+            "validation": self.people.score,
+            "validation_db": found.result,
+            "noisy_db": found.noisy,
+        }
+        self.journal.record(row)
+        picture = self.journal.draw(step, found.pictures) if found.pictures else None
+        save(self.average.module, self.config.model, card, self.out / WEIGHTS)
+        checkpoint.write(self.out, step, self.parts, self.config)
+        paths = {"weights": str(self.out / WEIGHTS), "pictures": None if picture is None else str(picture)}
+        self.events(
+            {"event": "saved", "n_steps": self.config.n_steps, **row, "skipped": n_skipped, "score": self.people.score}
+            | {"seconds_left": self._pace(step) * (self.config.n_steps - step), "paths": paths}
+        )
 
 
-def _checkpoint(path: Path, step: int, parts: dict[str, Any], config: TrainingConfig) -> None:
-    """Write beside, flush to disk, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        torch.save(state | {"step": step, "model": repr(config.model)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _log(path: Path, row: list[float]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(
-                ["step", "loss", "start_db", "validation_db", "noisy_db", "seconds_per_step", "gradient_norm"]
-            )
-        writer.writerow(row)
+def _scans(volumes: list[Volume], seed: int, length: int, config: TrainingConfig, augment: bool = True) -> Scans:
+    """What training and validation draw from: images to be acquired, or raw k-space."""
+    turn = random_turn(config.rotation, config.zoom) if augment else None
+    if volumes[0].path.suffix == ".h5":
+        return MeasuredScans(volumes, seed, length, config.supervision == "reference", turn)
+    return SimulatedScans(volumes, seed, length, turn)

@@ -57,7 +57,50 @@ def ssim_loss(image: Tensor, reference: Tensor, body: Tensor) -> Tensor:
     return 1 - (similarity * inside).sum() / inside.sum().clamp_min(1)
 
 
-def unrolled_loss(iterates: list[Tensor], coil_combined: Tensor, rss: Tensor, body: Tensor) -> Tensor:
+def weighted_l1(image: Tensor, reference: Tensor, body: Tensor) -> Tensor:
+    """Mean absolute error over the reference's mean absolute value, air counting less than tissue.
+
+    Parameters
+    ----------
+    image, reference, body
+        As for `weighted_nrmse`.
+    """
+    weight = torch.where(body, 1.0, _AIR_WEIGHT)
+    error = (weight * (image - reference).abs()).sum(dim=(-2, -1))
+    return (error / (weight * reference.abs()).sum(dim=(-2, -1)).clamp_min(1e-12)).mean()
+
+
+def kspace_loss(predicted: Tensor, measured: Tensor) -> Tensor:
+    r"""Error of k-space samples, :math:`\|u-v\|_2/\|u\|_2 + \|u-v\|_1/\|u\|_1`, with `u` what was measured.
+
+    Parameters
+    ----------
+    predicted, measured
+        Complex ``(batch, coil, ky, kx)``, zero where no samples are to be compared.
+
+    Notes
+    -----
+    Yaman et al., Magn. Reson. Med. 84, 3172 (2020), doi:10.1002/mrm.28378, equation 10.
+    """
+    axes = (-3, -2, -1)
+    size = (predicted - measured).abs()
+    wanted = measured.abs()
+    euclidean = torch.linalg.vector_norm(size, dim=axes) / torch.linalg.vector_norm(wanted, dim=axes).clamp_min(1e-12)
+    return (euclidean + size.sum(axes) / wanted.sum(axes).clamp_min(1e-12)).mean()
+
+
+def picture_weights(weights: tuple[float, ...], n_pictures: int) -> list[float]:
+    """The weight of each picture ``x_1 ... x_K``: the last ones have the given weights, earlier ones the first."""
+    return [weights[max(index - n_pictures, -len(weights))] for index in range(n_pictures)]
+
+
+def unrolled_loss(
+    iterates: list[Tensor],
+    coil_combined: Tensor,
+    rss: Tensor,
+    body: Tensor,
+    weights: tuple[float, ...] = (0.1, 0.3, 0.5),
+) -> Tensor:
     """Deeply supervised error of all iterates, and magnitude and structure of the last.
 
     Errors are relative to the error of the start: an easy scan, where the start is good already, then pulls on the
@@ -73,11 +116,11 @@ def unrolled_loss(iterates: list[Tensor], coil_combined: Tensor, rss: Tensor, bo
         Root sum of squares of the true coil images, real ``(batch, y, x)``: what a picture is scored against.
     body
         True in tissue.
+    weights
+        Of the complex pictures, see `picture_weights`.
     """
-    last = len(iterates) - 1
     loss = torch.zeros((), device=rss.device)
-    for index, image in enumerate(iterates[1:], start=1):
-        weight = 0.5 if index == last else 0.3 if index == last - 1 else 0.1
+    for weight, image in zip(picture_weights(weights, len(iterates) - 1), iterates[1:], strict=True):
         loss = loss + weight * weighted_nrmse(image, coil_combined, body)
     magnitude = iterates[-1].abs()
     loss = loss + 0.5 * weighted_nrmse(magnitude, rss, body)

@@ -16,15 +16,17 @@ from scipy.ndimage import gaussian_filter
 
 from mri_unroll.physics.sampling import make_mask
 
+Turn = Callable[[NDArray, Generator], NDArray]  # a complex picture (..., y, x), turned at random
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Acquisition:
-    """One simulated slice."""
+    """One slice, simulated or measured."""
 
     kspace: NDArray[np.complex64]  # (coil, ky, kx) with noise, zero where not measured
     mask: NDArray[np.bool_]  # (ky, kx)
-    coil_images: NDArray[np.complex64]  # (coil, y, x) without noise
-    noise_images: NDArray[np.complex64]  # (coil, y, x), what noise would have added to them, fully sampled
+    coil_images: NDArray[np.complex64] | None  # (coil, y, x) without noise; None: unknown, a scan was undersampled
+    noise_images: NDArray[np.complex64] | None  # (coil, y, x), what noise adds fully sampled; None: they hold it
     body: NDArray[np.bool_]  # (y, x), where there is tissue
 
 
@@ -35,6 +37,7 @@ def simulate(
     n_coils: int | None = None,
     noise: float | None = None,
     sampling: Callable[[tuple[int, int]], NDArray[np.bool_]] | None = None,
+    turn: Turn | None = None,
 ) -> Acquisition:
     """Acquire a magnitude image with a random scanner.
 
@@ -47,8 +50,10 @@ def simulate(
     n_coils, noise, sampling
         Number of coils, standard deviation of a sample over bright tissue, and mask of a matrix ``(ky, kx)``, where
         these are not to be left to chance.
+    turn
+        Rotates and zooms the object a little; None: as it is.
     """
-    picture = object_image(image, rng)
+    picture = object_image(image, rng, turn)
     shape = (picture.shape[0], picture.shape[1])
     drawn = int(rng.choice([1, 2, 3, 4, 5, 6, 8, 10, 12], p=[0.15, 0.05, 0.05, 0.2, 0.1, 0.15, 0.2, 0.05, 0.05]))
     n_coils = drawn if n_coils is None else n_coils
@@ -66,9 +71,7 @@ def simulate(
         kspace=np.where(mask, kspace + samples, 0).astype(np.complex64),
         mask=mask,
         coil_images=coil_images.astype(np.complex64),
-        noise_images=fftshift(ifft2(ifftshift(samples, axes=(-2, -1)), norm="ortho"), axes=(-2, -1)).astype(
-            np.complex64
-        ),
+        noise_images=centred_ifft2(samples).astype(np.complex64),
         body=smooth > 0.08 * bright,
     )
 
@@ -78,12 +81,17 @@ def centred_fft2(image: NDArray) -> NDArray:
     return fftshift(fft2(ifftshift(image, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
 
 
+def centred_ifft2(kspace: NDArray) -> NDArray:
+    """Inverse of `centred_fft2`."""
+    return fftshift(ifft2(ifftshift(kspace, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
+
+
 def complex_normal(shape: tuple[int, ...], rng: Generator) -> NDArray[np.complex128]:
     """Circular complex Gaussian samples of unit variance."""
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
 
 
-def object_image(image: NDArray[np.floating], rng: Generator) -> NDArray[np.complex128]:
+def object_image(image: NDArray[np.floating], rng: Generator, turn: Turn | None = None) -> NDArray[np.complex128]:
     """Orient, recolour, choose a field of view, add phase, and acquire a matrix as a scanner does: by cutting k-space.
 
     Cutting k-space keeps signal up to the edge of the sampled region and rings at sharp edges, as acquired data do;
@@ -96,6 +104,8 @@ def object_image(image: NDArray[np.floating], rng: Generator) -> NDArray[np.comp
     image = np.clip(image, 0, None) ** rng.uniform(0.6, 1.5)
     image = field_of_view(image, rng)
     picture = image * np.exp(1j * object_phase(image.shape, rng))
+    if turn is not None:
+        picture = turn(picture, rng)
     kspace = fftshift(fft2(ifftshift(picture)))
     matrix = [min(max(round(n * rng.uniform(0.7, 1.0)), min(n, 96)), 288) for n in image.shape]
     top, left = (n // 2 - m // 2 for n, m in zip(image.shape, matrix, strict=True))

@@ -1,0 +1,143 @@
+"""What one training run is told, and the schedule of its learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mri_unroll.config import DeviceChoice, load_toml
+from mri_unroll.errors import ConfigError
+from mri_unroll.nets.model import ModelConfig
+
+LossName = Literal["relative", "l1", "ssim", "mixed", "kspace"]
+Samples = Literal["all", "measured", "held-out"]
+Supervision = Literal["reference", "ssdu"]
+
+PLACES = ("data", "out", "start_from")  # settings that are paths: of the machine, not of the weights
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One training run. Read from TOML by ``mri-unroll train``; `docs/training.md` explains each setting.
+
+    The learning rate rises, stays, and falls over the last ``cool_down`` steps, so that a run can be made longer than
+    was planned: what came before its fall is the same.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range.
+    """
+
+    data: str  # folder with index.json and image volumes, or with fastMRI-style .h5 files
+    out: str  # folder for checkpoint.pt, log.csv, pictures, and model.safetensors
+    held_out: str  # regular expression of validation people, see dataset.find_volumes
+    model: ModelConfig = field(default_factory=ModelConfig)
+    n_steps: int = 6000
+    learning_rate: float = 1e-3
+    warm_up: int = 200
+    cool_down: int = 2000  # steps over which the learning rate falls, the last ones
+    start_from: str | None = None  # weights of a smaller network of the same widths, see nets.model.transfer
+    bfloat16: bool = True  # inside the priors; everything else is single precision
+    ema_decay: float = 0.998
+    clip_norm: float = 1.0
+    strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
+    repeats: int = 1  # steps that each acquisition serves, each with other rows and another share of noise
+    seed: int = 0
+    n_workers: int = 1
+    n_threads: int = 1
+    save_every: int = 250
+    n_validation: int = 24
+    loss: LossName = "relative"  # see losses.Objective
+    ssim_weight: float = 0.84  # of "mixed", 0..1; the rest is L1
+    deep_supervision: tuple[float, ...] = (0.1, 0.3, 0.5)  # weights of the last pictures; earlier ones as the first
+    kspace_samples: Samples = "all"  # which samples "kspace" compares
+    supervision: Supervision = "reference"  # "ssdu": no reference, measured lines are held out
+    ssdu_share: float = 0.4  # of the measured lines that are held out of a step and predicted
+    batch: int = 1  # examples per step, over all processes; their gradients are averaged
+    checkpointing: bool = False  # recompute each step in the backward pass: memory of one step, a third more time
+    rotation: float = 0.0  # degrees, at most, either way
+    zoom: float = 0.0  # at most, either way; 0.1: from 10 % smaller to 10 % larger
+    device: DeviceChoice = "auto"
+    tensorboard: bool = True  # beside log.csv, where the package tensorboard is installed
+    n_pictures: int = 3  # validation slices that are drawn at each save
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("loss", get_args(LossName)),
+            ("kspace_samples", get_args(Samples)),
+            ("supervision", get_args(Supervision)),
+            ("device", get_args(DeviceChoice)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"Expected `{name}` to be one of {choices}, got {getattr(self, name)!r}.")
+        for name, holds, wanted in (
+            ("n_steps", self.n_steps >= 1, "1 or more"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("warm_up", self.warm_up >= 0, "0 or more"),
+            ("cool_down", self.cool_down >= 0, "0 or more"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1"),
+            ("clip_norm", self.clip_norm > 0, "above 0"),
+            ("strip", self.strip >= 8, "8 rows or more"),
+            ("repeats", self.repeats >= 1, "1 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("n_workers", self.n_workers >= 0, "0 or more"),
+            ("n_threads", self.n_threads >= 1, "1 or more"),
+            ("save_every", self.save_every >= 1, "1 or more"),
+            ("n_validation", self.n_validation >= 1, "1 or more"),
+            ("ssim_weight", 0 <= self.ssim_weight <= 1, "between 0 and 1"),
+            (
+                "deep_supervision",
+                len(self.deep_supervision) > 0 and min(self.deep_supervision) >= 0 and self.deep_supervision[-1] > 0,
+                "weights of 0 or more, the last above 0",
+            ),
+            ("ssdu_share", 0 < self.ssdu_share < 1, "between 0 and 1"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("rotation", 0 <= self.rotation <= 45, "0 to 45 degrees"),
+            ("zoom", 0 <= self.zoom <= 0.5, "0 to 0.5"),
+            ("n_pictures", self.n_pictures >= 0, "0 or more"),
+        ):
+            if not holds:
+                raise ConfigError(f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct it.")
+
+    def recorded(self) -> dict[str, Any]:
+        """What made the weights, without the folders of the machine that did; fit for JSON."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in PLACES}
+
+
+def read_training(path: Path, out: Path | None = None, n_steps: int | None = None) -> TrainingConfig:
+    """The run that a TOML file describes; its paths are relative to the file's folder.
+
+    Parameters
+    ----------
+    path
+        The file.
+    out, n_steps
+        In place of the file's own; ``out`` is relative to the current folder.
+
+    Raises
+    ------
+    ConfigError
+        As `load_toml`.
+    """
+    config = load_toml(path, TrainingConfig)
+    folder = path.resolve().parent
+    return dataclasses.replace(
+        config,
+        data=str((folder / config.data).resolve()),
+        out=str((folder / config.out).resolve() if out is None else out.resolve()),
+        start_from=config.start_from and str((folder / config.start_from).resolve()),
+        n_steps=config.n_steps if n_steps is None else n_steps,
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, a plateau, then a cosine to one percent over the last ``cool_down`` steps."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    length = min(config.cool_down, config.n_steps - config.warm_up)
+    done = (step - config.n_steps + length) / max(1, length)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))))

@@ -1,0 +1,166 @@
+"""The command ``mri-unroll train``, and what is said while something is trained."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mri_unroll.errors import ConfigError
+from mri_unroll.terminal import AsJson, Debug, Events, guarded, printable, put, put_json, tell
+
+_QUIET = 60.0  # seconds between two lines of progress where no bar is drawn
+_TRAIN_HELP = "A TOML file; scripts/train_unrolled.toml made the weights that come along; see docs/training.md."
+
+training_app = typer.Typer(rich_markup_mode=None)
+
+
+@training_app.command(
+    epilog="Example: mri-unroll train scripts/train_unrolled_small.toml --out runs/mine\n\n"
+    "Example: torchrun --nproc-per-node 2 -m mri_unroll train my.toml"
+)
+@guarded
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help=_TRAIN_HELP)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="as CONFIG says")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="In all.", show_default="as CONFIG says")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again, not at the last checkpoint.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --restart: delete the run that is there.")
+    ] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network, from the last checkpoint if there is one.
+
+    Killed at any moment and run again, it ends with the same weights as if it had not been killed. The folder of the
+    run gets checkpoint.pt, log.csv, pictures/, tensorboard/ and, for recon --method, model.safetensors.
+    """
+    from mri_unroll.training.settings import read_training
+
+    if overwrite and not restart:
+        raise ConfigError("Without --restart there is no use for --overwrite.", "A run that is there is gone on with.")
+    run = read_training(config, out, steps)
+    if restart and not overwrite and (Path(run.out) / "checkpoint.pt").exists():
+        raise ConfigError(
+            f"{run.out} holds the checkpoint of a run, which --restart would delete.",
+            "Add --overwrite to delete it, or choose another folder with --out.",
+        )
+    with told(as_json, "step") as events:
+        from mri_unroll.training.loop import train as train_network
+
+        weights = train_network(run, events, restart=restart)
+    if not as_json and is_first():
+        put(str(weights))
+
+
+def is_first() -> bool:
+    """Whether this is the one process of a run that speaks; ``torchrun`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def told(as_json: bool, unit: str) -> Iterator[Events]:
+    """Tell the events of a training: JSON lines on stdout, or on stderr a bar on a terminal, else a few lines."""
+    if as_json:
+        yield put_json if is_first() else _nothing
+        return
+    lines = _Lines(unit)
+    if not sys.stderr.isatty():
+        yield lines
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
+        task = progress.add_task("preparing", total=None, left="")
+
+        def events(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                left = f"{_duration(event['seconds_left'])} left"
+                title = f"training, loss {event['loss']:.3f}"
+                progress.update(task, description=title, completed=event["done"], total=event["total"], left=left)
+            for line in spoken(event):
+                progress.console.print(printable(line), markup=False)
+
+        yield events
+
+
+def _nothing(event: dict[str, Any]) -> None:
+    """Other processes than the first say nothing."""
+
+
+class _Lines:
+    """Events as lines on stderr, progress once a minute."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.latest = time.monotonic()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            if time.monotonic() - self.latest < _QUIET:
+                return
+            left = _duration(event["seconds_left"])
+            lines = [f"{self.unit} {event['done']} of {event['total']}, loss {event['loss']:.4f}, {left} left"]
+        else:
+            lines = spoken(event)
+        if lines:
+            self.latest = time.monotonic()
+        for line in lines:
+            tell(line)
+
+
+def spoken(event: dict[str, Any]) -> list[str]:
+    """An event of a training as lines; none where there is nothing to say."""
+    match event["event"]:
+        case "start":
+            settings = "; ".join(f"{name} = {_setting(value)}" for name, value in event["settings"].items())
+            others = f", {event['processes']} processes" if event["processes"] > 1 else ""
+            return [
+                f"{event['parameters']:,} parameters, {event['training_volumes']} training and "
+                f"{event['validation_volumes']} validation volumes, {event['device']}{others}, into {event['out']}, "
+                f"from step {event['step']} of {event['n_steps']}",
+                f"settings: {settings}",
+            ]
+        case "note":
+            return [f"note: {event['message']}"]
+        case "saved":
+            return [
+                f"step {event['step']}/{event['n_steps']} loss {event['loss']:.4f}; {event['score']} of validation "
+                f"people {event['validation_db']:.2f} dB (least squares {event['start_db']:.2f}), with noise kept "
+                f"{event['noisy_db']:.2f} dB; {event['seconds_per_step']:.2f} s/step, "
+                f"{_duration(event['seconds_left'])} left, {event['skipped']} steps skipped"
+            ]
+        case "done":
+            return [f"weights {event['digest']}"]
+    return []
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} = {_setting(inner)}" for name, inner in value.items()) + ")"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    """Time to wait, in words: nobody needs the seconds of two hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import math
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -526,3 +528,38 @@ def test_refinement_is_added_to_trained_weights() -> None:
     transfer(source, target)
     with torch.no_grad():
         torch.testing.assert_close(run(target, op, kspace, 2), run(source, op, kspace, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_of_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "model_zoo.py"))
+    n_in, layers = 8 * 2 + 3, 64 * 64 * 7
+    pixels = 160 * 128  # of a picture of 320 x 255, folded by two
+    expected = 8 * 9 * pixels * (n_in * 64 + layers + 64 * 8) / 1e9
+    assert script["prior_work"]("dncnn", (320, 255)) == pytest.approx(expected)
+    monkeypatch.setitem(script["main"].__globals__, "peak_memory", lambda name, arguments: 0.5)
+    config = replace(ZOO["unrolled-small"].config, n_steps=1)
+    monkeypatch.setitem(ZOO, "unrolled-small", replace(ZOO["unrolled-small"], config=config))
+    save(
+        build(config),
+        config,
+        {"run": {"steps_done": 7, "validation_db": -20.5, "noisy_db": -21.25}},
+        tmp_path / "a.safetensors",
+    )
+    arguments = argparse.Namespace(
+        names=["unrolled-small", "two-priors"],
+        weights=[tmp_path / "a.safetensors"],
+        rounds=1,
+        coils=2,
+        matrix=[32, 28],
+        threads=1,
+        clock="cpu",
+    )
+    header, _, _, _, *rows = script["table"](arguments)
+    assert "32 x 28, 2 coils" in header
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == ["`unrolled-small`", "`two-priors`"]
+    assert [row[-2:] for row in cells] == [["7", "-20.50 (-21.25)"], ["–", "–"]]
+    assert cells[0][2] == f"{sum(p.numel() for p in build(config).parameters()):,}"
+    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in cells)
+    if Path("/proc/self/status").is_file():
+        assert 0.05 < script["own_peak"]() < 64

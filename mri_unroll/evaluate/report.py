@@ -233,7 +233,7 @@ def _difference(pair: Comparison) -> dict[str, Any]:
         "interval": None
         if pair.n_pairs < 2
         else f"{fixed(pair.low, pair.measure, signed=True)} to {fixed(pair.high, pair.measure, signed=True)}",
-        "clear": pair.low > 0 or pair.high < 0,
+        "apart": pair.low > 0 or pair.high < 0,
         "counts": f"{pair.wins} : {pair.losses}" + (f" ({pair.ties} alike)" if pair.ties else ""),
     }
 

@@ -37,7 +37,7 @@ from mri_unroll.physics.sampling import make_mask
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.scan import Geometry, Scan, Source
 from mri_unroll.training.dataset import find_volumes
-from mri_unroll.training.loop import TrainingConfig
+from mri_unroll.training.settings import TrainingConfig
 from mri_unroll.training.simulate import simulate
 
 HERE = Path(__file__).resolve().parent

@@ -157,3 +157,10 @@ def test_an_acquisition_serves_several_steps(folder: Path) -> None:
     assert len({float(thrice[i].rss.sum()) for i in range(3)}) == 3
     again = CalibratedScans(scans, 32, 3, 3)[4]  # what came before an item does not change it
     assert torch.equal(again.rss, thrice[4].rss)
+
+
+def test_share_of_two_dimensional_masks(folder: Path) -> None:
+    training, _ = find_volumes(folder, "c")
+    planar = [varies_along(SimulatedScans(training, 0, 12, poisson=share)[i].mask) for share in (0, 1) for i in range(6)]
+    assert not any(planar[:6])
+    assert sum(planar[6:]) >= 4  # some are fully sampled

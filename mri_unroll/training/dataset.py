@@ -5,6 +5,7 @@ Data workers read and simulate with NumPy alone; calibration follows in `mri_unr
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.training.measured import MeasuredVolume, survey
-from mri_unroll.training.simulate import Acquisition, Turn, simulate
+from mri_unroll.training.simulate import POISSON_SHARE, Acquisition, Turn, random_mask, simulate
 
 
 class Scans(Protocol):
@@ -120,11 +121,19 @@ class SimulatedScans:
     Volumes are drawn equally often, whatever their number of slices, so that a long scan outweighs no contrast.
     """
 
-    def __init__(self, volumes: list[Volume], seed: int, length: int, turn: Turn | None = None) -> None:
+    def __init__(
+        self,
+        volumes: list[Volume],
+        seed: int,
+        length: int,
+        turn: Turn | None = None,
+        poisson: float = POISSON_SHARE,
+    ) -> None:
         self.volumes = volumes
         self.seed = seed
         self.length = length
         self.turn = turn
+        self.poisson = poisson
         self._images: dict[Path, NDArray[np.uint16]] = {}
 
     def __len__(self) -> int:
@@ -136,7 +145,8 @@ class SimulatedScans:
             volume = self.volumes[int(rng.integers(len(self.volumes)))]
             image = self._load(volume.path)[int(rng.integers(volume.first, volume.last))]
             if np.count_nonzero(image > image.max() // 8) > 0.02 * image.size:  # more than a few voxels of tissue
-                return simulate(image, rng, turn=self.turn)
+                masks = functools.partial(random_mask, rng=rng, poisson=self.poisson)
+                return simulate(image, rng, turn=self.turn, sampling=masks)
 
     def _load(self, path: Path) -> NDArray[np.uint16]:
         if path not in self._images:

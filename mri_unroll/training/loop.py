@@ -26,6 +26,7 @@ from mri_unroll.training.objective import Objective
 from mri_unroll.training.processes import Processes, processes
 from mri_unroll.training.self_supervision import HeldOutExample
 from mri_unroll.training.settings import TrainingConfig, learning_rate
+from mri_unroll.training.simulate import POISSON_SHARE
 from mri_unroll.training.turning import random_turn
 from mri_unroll.training.validation import HeldOutPeople
 
@@ -243,4 +244,5 @@ def _scans(volumes: list[Volume], seed: int, length: int, config: TrainingConfig
     turn = random_turn(config.rotation, config.zoom) if augment else None
     if volumes[0].path.suffix == ".h5":
         return MeasuredScans(volumes, seed, length, config.supervision == "reference", turn)
-    return SimulatedScans(volumes, seed, length, turn)
+    # Validation keeps to the usual masks, so that runs with other shares can be compared.
+    return SimulatedScans(volumes, seed, length, turn, config.poisson if augment else POISSON_SHARE)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from mri_unroll.config import DeviceChoice, load_toml
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.model import ModelConfig
+from mri_unroll.training.simulate import POISSON_SHARE
 
 LossName = Literal["relative", "l1", "ssim", "mixed", "kspace"]
 Samples = Literal["all", "measured", "held-out"]
@@ -46,6 +47,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
     repeats: int = 1  # steps that each acquisition serves, each with other rows and another share of noise
+    poisson: float = POISSON_SHARE  # share of two-dimensional masks among those simulated
     seed: int = 0
     n_workers: int = 1
     n_threads: int = 1
@@ -78,6 +80,7 @@ class TrainingConfig:
             ("n_steps", self.n_steps >= 1, "1 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("warm_up", self.warm_up >= 0, "0 or more"),
+            ("poisson", 0 <= self.poisson <= 1, "between 0 and 1"),
             ("cool_down", self.cool_down >= 0, "0 or more"),
             ("ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1"),
             ("clip_norm", self.clip_norm > 0, "above 0"),

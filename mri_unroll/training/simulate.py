@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from mri_unroll.physics.sampling import make_mask
 
+POISSON_SHARE = 0.08  # of masks: they take longer to train on, since the rows of a picture do not decouple
 Turn = Callable[[NDArray, Generator], NDArray]  # a complex picture (..., y, x), turned at random
 
 
@@ -191,8 +192,11 @@ def _away(difference: NDArray[np.complex128], least: float = 0.08) -> NDArray[np
     return difference * (np.maximum(size, least) / np.maximum(size, 1e-9))
 
 
-def random_mask(shape: tuple[int, int], rng: Generator) -> NDArray[np.bool_]:
-    """Mask of a random family, acceleration 1.3 to 12 or none, and calibration width chosen apart from it."""
+def random_mask(shape: tuple[int, int], rng: Generator, poisson: float = POISSON_SHARE) -> NDArray[np.bool_]:
+    """Mask of a random family, acceleration 1.3 to 12 or none, and calibration width chosen apart from it.
+
+    A share ``poisson`` of them is two-dimensional.
+    """
     acceleration = float(np.exp(rng.uniform(np.log(1.3), np.log(12))))
     measured = None
     if rng.random() < 0.2:  # zero padding or partial Fourier at one or both ends of phase encoding
@@ -202,7 +206,7 @@ def random_mask(shape: tuple[int, int], rng: Generator) -> NDArray[np.bool_]:
         measured = np.broadcast_to(columns, shape)
     if rng.random() < 0.03:
         return np.ones(shape, dtype=bool) if measured is None else np.array(measured)
-    if rng.random() < 0.08:
+    if rng.random() < poisson:
         return make_mask("poisson", shape, max(acceleration, 2.0), seed=int(rng.integers(2**31)), measured=measured)
     kind = str(rng.choice(["random", "equispaced", "equispaced_fraction", "magic"], p=[0.35, 0.2, 0.35, 0.1]))
     # Six lines are the least that a careful protocol acquires; half of all lines are the most that R allows for.

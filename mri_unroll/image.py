@@ -18,7 +18,7 @@ class Diagnostics:
 
     data_residual: tuple[
         float, ...
-    ]  # ||M F S x - y|| / ||y|| over the measured samples; NaN where nothing was measured
+    ]  # ||M F S x - y|| / ||y|| over the measured samples; NaN: nothing measured, or magnitudes only
     status: tuple[str, ...]  # a sentence of advice, as the solver gave it
     n_iterations: tuple[int, ...]
     seconds: tuple[float, ...]

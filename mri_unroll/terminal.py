@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import math
 import os
 import sys
 import traceback
@@ -270,7 +271,7 @@ def tell_summary(summary: dict[str, Any]) -> None:
         f"{summary['input']}: {slices} slice{'s' if slices != 1 else ''} of {height} x {width}, {summary['method']} on "
         f"{summary['device']}, {summary['seconds']:.1f} s"
     )
-    residuals = [value for value in summary["data_residual"] if value is not None]
+    residuals = [value for value in summary["data_residual"] if value is not None and math.isfinite(value)]
     if residuals:
         tell(f"data residual {sum(residuals) / len(residuals):.3g} (mean over slices), {max(residuals):.3g} (largest)")
     for place, name in (("whole picture", "metrics"), ("inside the body", "metrics_in_body")):

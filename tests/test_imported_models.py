@@ -549,6 +549,17 @@ def test_central_lines_by_either_rule() -> None:
     assert whole_centre(lines(5)) == slice(6, 6)
 
 
+def test_a_method_without_a_phase_has_no_residual_to_tell(tmp_path: Path) -> None:
+    out = small_checkpoint("fastmri-unet", tmp_path)
+    write_fastmri(tmp_path / "scan.h5", make_scan(*CASES["odd"], n_slices=2).kspace)
+    results = tmp_path / "results"
+    done = CliRunner().invoke(app, ["recon", str(tmp_path / "scan.h5"), "-o", str(results), "--method", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "data residual" not in done.stderr
+    assert json.loads((results / "scan.json").read_text(encoding="utf-8"))["data_residual"] == [None, None]
+    assert "or the method gives magnitudes only" in (results / "scan.html").read_text(encoding="utf-8")
+
+
 def test_the_command_line_imports_shows_and_runs(tmp_path: Path) -> None:
     torch.save(as_foreign("fastmri-varnet", formula_weights(SMALL["fastmri-varnet"])), tmp_path / "theirs.pt")
     out, source = tmp_path / "ours.safetensors", str(tmp_path / "theirs.pt")

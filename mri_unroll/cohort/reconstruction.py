@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mri_unroll import __version__
-from mri_unroll.cohort.hiring import Crew, run_cohort
+from mri_unroll.cohort.gathering import Gathering
+from mri_unroll.cohort.hiring import Crew
 from mri_unroll.cohort.kept import BadFile, agree, plain, write_bad_files
-from mri_unroll.cohort.tasks import Events, Lost, Shard, Task, files_of, spoken, twins
+from mri_unroll.cohort.tasks import Events, Shard, Task, files_of, spoken, twins
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError
 from mri_unroll.io.registry import volume_format
@@ -107,39 +108,19 @@ def reconstruct_folder(
     mine = shard.of(mine) if shard else mine
     reconstructor = make_reconstructor(config.method, config)  # what is missing is said before anything is written
     finished = _claim(mine, out, config, resume, _settings(folder, config, layout, reconstructor))
-    run = _Run(events)
-    for path, first in second.items():
-        reason = f"It has the name of {first.name} but for the suffix; that one is taken."
-        run.refuse(BadFile(file=path.name, kind="InputError", reason=reason))
-    tasks = [Task(path) for path in mine if path not in finished]
-    if tasks:
-        events({"event": "progress", "done": 0, "total": len(tasks), "unit": "volume"})
+    gathering: Gathering[Outcome] = Gathering(events, _told)
+    gathering.refuse_twins(second)
     # of a cohort that is continued, what lies there without its sidecar was left half written by a killed process
     job = ReconstructionJob(dataclasses.replace(config, overwrite=config.overwrite or resume), out, layout)
-    run_cohort(tasks, job, crew or Crew(), run.keep, events)
-    write_bad_files(run.bad, out / ("bad_files.csv" if shard is None else f"bad_files-{shard.name}.csv"))
-    return Reconstructed(run.outcomes, run.bad, len(finished))
+    gathering.gather([path for path in mine if path not in finished], job, crew or Crew())
+    table = "bad_files.csv" if shard is None else f"bad_files-{shard.name}.csv"
+    write_bad_files(gathering.bad, out / table)
+    return Reconstructed(gathering.results, gathering.bad, len(finished))
 
 
-class _Run:
-    def __init__(self, events: Events) -> None:
-        self.events = events
-        self.outcomes: list[Outcome] = []
-        self.bad: list[BadFile] = []
-
-    def keep(self, task: Task, reply: Outcome | BadFile | Lost) -> None:
-        if isinstance(reply, Lost):
-            reply = BadFile(file=task.path.name, kind="WorkerLost", reason=reply.reason)
-        if isinstance(reply, BadFile):
-            self.refuse(reply)
-            return
-        self.outcomes.append(reply)
-        paths = {name: str(getattr(reply, name)) for name in ("volume", "report", "preview", "sidecar")}
-        self.events({"event": "file", "input": task.path.name, "paths": paths, "summary": reply.summary})
-
-    def refuse(self, bad: BadFile) -> None:
-        self.bad.append(bad)
-        self.events({"event": "bad-file", "file": bad.file, "kind": bad.kind, "reason": bad.reason})
+def _told(outcome: Outcome) -> dict[str, Any]:
+    paths = {name: str(getattr(outcome, name)) for name in ("volume", "report", "preview", "sidecar")}
+    return {"paths": paths, "summary": outcome.summary}
 
 
 def _settings(

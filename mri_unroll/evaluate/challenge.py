@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mri_unroll import __version__
-from mri_unroll.cohort.hiring import Crew, run_cohort
+from mri_unroll.cohort.gathering import Gathering
+from mri_unroll.cohort.hiring import Crew
 from mri_unroll.cohort.kept import BadFile, agree, plain
-from mri_unroll.cohort.tasks import Events, Lost, Shard, Task, files_of, spoken, twins
+from mri_unroll.cohort.tasks import Events, Shard, Task, files_of, spoken, twins
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError
 from mri_unroll.evaluate.predict import predict_file, prediction_path
@@ -122,36 +123,12 @@ def predict_folder(
     reconstructor = make_reconstructor(config.method, config)  # what is missing is said before anything is written
     there = [path for path in mine if prediction_path(path, out, v2_suffix).exists()]
     _claim(out, there, config.overwrite, resume, _settings(folder, config, v2_suffix, reconstructor))
-    run = _Run(events)
-    for path, first in second.items():
-        reason = f"It has the name of {first.name} but for the suffix; that one is taken."
-        run.refuse(BadFile(file=path.name, kind="InputError", reason=reason))
+    gathering: Gathering[Path] = Gathering(events, lambda path: {"paths": {"volume": str(path)}})
+    gathering.refuse_twins(second)
     finished = set(there) if resume else set()
-    tasks = [Task(path) for path in mine if path not in finished]
-    if tasks:
-        events({"event": "progress", "done": 0, "total": len(tasks), "unit": "volume"})
-    run_cohort(tasks, PredictionJob(config, out, v2_suffix), crew or Crew(), run.keep, events)
-    return Predicted(run.paths, run.bad, len(finished))
-
-
-class _Run:
-    def __init__(self, events: Events) -> None:
-        self.events = events
-        self.paths: list[Path] = []
-        self.bad: list[BadFile] = []
-
-    def keep(self, task: Task, reply: Path | BadFile | Lost) -> None:
-        if isinstance(reply, Lost):
-            reply = BadFile(file=task.path.name, kind="WorkerLost", reason=reply.reason)
-        if isinstance(reply, BadFile):
-            self.refuse(reply)
-            return
-        self.paths.append(reply)
-        self.events({"event": "file", "input": task.path.name, "paths": {"volume": str(reply)}})
-
-    def refuse(self, bad: BadFile) -> None:
-        self.bad.append(bad)
-        self.events({"event": "bad-file", "file": bad.file, "kind": bad.kind, "reason": bad.reason})
+    todo = [path for path in mine if path not in finished]
+    gathering.gather(todo, PredictionJob(config, out, v2_suffix), crew or Crew())
+    return Predicted(gathering.results, gathering.bad, len(finished))
 
 
 def _settings(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.browser import chromium, script_source
 from support.scores import GAINS, make_score, make_scores, write_pictures
 
 from mri_unroll.evaluate import cases, figures
@@ -320,3 +321,31 @@ def test_speeds_add_up() -> None:
     assert (speed.n_volumes, speed.n_slices) == (8, 80)
     assert speed.seconds == pytest.approx(sum(score.seconds for score in mine))
     assert speed.overhead == pytest.approx(8 * 0.8 / (speed.seconds + 8 * 0.8))
+
+
+PROBE = """
+window.addEventListener("load", () => {
+  const texts = [...document.querySelectorAll(".plot text")];
+  document.documentElement.dataset.probe = JSON.stringify({
+    broken: [...document.images].filter((image) => !(image.naturalWidth > 0)).length,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    plots: [...document.querySelectorAll(".plot svg")].map((plot) => plot.getBoundingClientRect().height > 100),
+    colours: [...new Set(texts.map((text) => getComputedStyle(text).fill))],
+    ink: getComputedStyle(document.body).color,
+  });
+});
+"""
+
+
+@pytest.mark.slow
+def test_browser_draws_the_page_within_its_width(made: tuple, tmp_path: Path) -> None:
+    source = made[0]["report"].read_text()
+    page = tmp_path / "probed.html"
+    probed = source.replace("default-src 'none'", f"default-src 'none'; script-src {script_source(PROBE)}", 1)
+    page.write_text(probed.replace("</body>", f"<script>{PROBE}</script></body>"))
+    dom = chromium(tmp_path, page, "--dump-dom", "--enable-logging=stderr", "--window-size=500,900")
+    found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom)[1]))  # type: ignore[index]
+    assert found["broken"] == 0
+    assert found["overflow"] <= 0
+    assert found["plots"] == [True] * 6
+    assert found["colours"] == [found["ink"]]  # drawings take the page's colour of text

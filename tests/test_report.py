@@ -10,8 +10,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from support.browser import chromium, script_source
 
 from mri_unroll.errors import InputError, ShapeError
 from mri_unroll.image import Diagnostics, Image, Provenance
@@ -454,25 +453,12 @@ window.addEventListener("load", () => {
 """
 
 
-def _chromium(folder: Path, page: Path, *options: str) -> str:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed to open the report with")
-    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    command = [program, *quiet.split(), "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", *options, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
-    assert "Refused to" not in done.stderr
-    assert "CONSOLE" not in done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 500])  # narrower is no window that a headless Chromium of any age will open
 def test_browser_draws_the_page(tmp_path: Path, width: int) -> None:
     page, shot = tmp_path / "report.html", tmp_path / "shot.png"
     write_report(make_content(title=HOSTILE), page)
-    _chromium(tmp_path, page, f"--window-size={width},1400", f"--screenshot={shot}")
+    chromium(tmp_path, page, f"--window-size={width},1400", f"--screenshot={shot}")
     with PIL.Image.open(shot) as picture:
         assert picture.size == (width, 1400)
         colours = np.asarray(picture.convert("RGB")).astype(int)
@@ -483,12 +469,11 @@ def test_browser_draws_the_page(tmp_path: Path, width: int) -> None:
 @pytest.mark.slow
 def test_browser_runs_the_page_under_its_own_policy(tmp_path: Path) -> None:
     source = render(make_content(), tmp_path)
-    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     page = tmp_path / "probed.html"
     policy = "script-src &#39;" if "script-src &#39;" in source else "script-src '"
-    probed = source.replace(policy, f"script-src 'sha256-{digest}' {policy.removeprefix('script-src ')}", 1)
+    probed = source.replace(policy, f"script-src {script_source(PROBE)} {policy.removeprefix('script-src ')}", 1)
     page.write_text(probed.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
-    dom = _chromium(tmp_path, page, "--dump-dom", "--enable-logging=stderr", "--window-size=500,900")
+    dom = chromium(tmp_path, page, "--dump-dom", "--enable-logging=stderr", "--window-size=500,900")
     found = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom)[1]))  # type: ignore[index]
     assert found["broken"] == 0
     assert found["images"] == len(re.findall("<img ", source))

@@ -200,11 +200,24 @@ def _body_of_slice(plane: NDArray[np.float64]) -> NDArray[np.bool_]:
     areas[0] = 0
     kept = (areas >= 0.1 * areas.max())[parts] & above
     radius = max(1, round(0.03 * size))
-    # Closing by distances costs the same for any radius; the padding keeps the border from eating the body.
-    padded = np.pad(kept, radius + 1)
-    grown = ndimage.distance_transform_edt(~padded) <= radius
-    closed = ndimage.distance_transform_edt(grown) > radius
-    return ndimage.binary_fill_holes(closed)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+    # The padding keeps the border from eating the body, and joins all that lies outside of it.
+    closed = ~_dilated(~_dilated(np.pad(kept, radius + 1), radius), radius, outside=True)
+    outside, _ = ndimage.label(~closed)
+    return (outside != outside[0, 0])[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+
+
+def _dilated(mask: NDArray[np.bool_], radius: int, outside: bool = False) -> NDArray[np.bool_]:
+    """Every pixel within ``radius`` of a true one; beyond the border all is ``outside``. Chord by chord of the disc."""
+    rows, columns = mask.shape
+    framed = np.pad(mask, radius, constant_values=outside)
+    counts = np.pad(np.cumsum(framed, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    found = np.zeros(mask.shape, dtype=np.bool_)
+    for height in range(radius + 1):
+        half = math.isqrt(radius**2 - height**2)
+        chord = counts[:, radius + half + 1 :][:, :columns] != counts[:, radius - half :][:, :columns]
+        found |= chord[radius - height :][:rows]
+        found |= chord[radius + height :][:rows]
+    return found
 
 
 def _ssim_map(truth: NDArray[np.float64], picture: NDArray[np.float64], span: float) -> NDArray[np.float64]:
@@ -219,12 +232,11 @@ def _ssim_map(truth: NDArray[np.float64], picture: NDArray[np.float64], span: fl
     a, b = truth / span, picture / span
     mean_a, mean_b = _window_mean(a), _window_mean(b)
     unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
-    var_a = unbiased * (_window_mean(a * a) - mean_a**2)
-    var_b = unbiased * (_window_mean(b * b) - mean_b**2)
-    cov = unbiased * (_window_mean(a * b) - mean_a * mean_b)
+    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+    variances = unbiased * (_window_mean(a * a + b * b) - squares)  # the sum of both
+    cov = unbiased * (_window_mean(a * b) - product)
     c1, c2 = SSIM_K1**2, SSIM_K2**2
-    numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
-    return numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return (2 * product + c1) * (2 * cov + c2) / ((squares + c1) * (variances + c2))
 
 
 def _window_mean(plane: NDArray[np.float64]) -> NDArray[np.float64]:

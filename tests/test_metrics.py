@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mri_unroll import metrics
@@ -183,3 +184,13 @@ def test_in_body_without_a_body() -> None:
     assert all(math.isnan(value) for value in figures.values())
     with pytest.raises(ShapeError, match="body mask"):
         metrics.in_body(np.ones((8, 8)), np.ones((8, 8)), np.ones((9, 9), dtype=bool))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 5])
+@pytest.mark.parametrize("outside", [False, True])
+def test_the_body_is_closed_by_discs(radius: int, outside: bool) -> None:
+    mask = np.random.default_rng(radius).random((23, 34)) > 0.98
+    framed = np.pad(mask, radius, constant_values=outside)
+    expected = ndimage.distance_transform_edt(~framed)[radius:-radius, radius:-radius] <= radius
+    assert mask.any()
+    np.testing.assert_array_equal(metrics._dilated(mask, radius, outside), expected)

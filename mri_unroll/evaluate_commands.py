@@ -141,7 +141,9 @@ def _put_evaluation(found: Evaluation, methods: tuple[str, ...], convention: str
             }
             for group in groups
         ]
-        put_json({"event": "done", **counts, "convention": convention, "paths": paths, "means": means})
+        seconds = {name: round(value, 3) for name, value in found.seconds.items()}
+        done = {**counts, "convention": convention, "paths": paths, "means": means, "seconds": seconds}
+        put_json({"event": "done", **done})
     elif groups:
         decimals = {"nmse": 4, "psnr": 2, "ssim": 4}
         rows = [

@@ -1,4 +1,4 @@
-"""The command ``mri-unroll train``, and what is said while something is trained."""
+"""The commands ``mri-unroll train`` and ``finetune``, and what they say meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mri_unroll.errors import ConfigError
+from mri_unroll.config import MaskKind, ReconstructionConfig
+from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.terminal import AsJson, Debug, Events, guarded, printable, put, put_json, tell
 
 _QUIET = 60.0  # seconds between two lines of progress where no bar is drawn
@@ -60,6 +61,64 @@ def train(
         weights = train_network(run, events, restart=restart)
     if not as_json and is_first():
         put(str(weights))
+
+
+@training_app.command(
+    epilog="Example: mri-unroll finetune knee.h5 -o knee.safetensors --minutes 5\n\n"
+    "Example: mri-unroll recon knee.h5 -o results --method knee.safetensors"
+)
+@guarded
+def finetune(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Undersampled Cartesian k-space, as for recon.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The weights to write, NAME.safetensors.")],
+    start: Annotated[
+        str, typer.Option("--from", metavar="NAME|CHECKPOINT", help="Weights to begin with.")
+    ] = "unrolled",
+    minutes: Annotated[float, typer.Option(min=0.1, help="At most.")] = 5.0,
+    accelerate: Annotated[
+        float | None, typer.Option(help="Undersample a fully sampled scan first, as recon does.", metavar="R")
+    ] = None,
+    mask: Annotated[MaskKind, typer.Option(help="With --accelerate.")] = "equispaced_fraction",
+    center_fraction: Annotated[float | None, typer.Option(help="With --accelerate.", show_default="0.32 / R")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the mask, and of which lines are held out.")] = 0,
+    layout: Annotated[str | None, typer.Option(help="As for recon.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="physical cores")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let a network learn from one undersampled scan, without any reference.
+
+    Some measured lines are never learned from; where they are not predicted better than before, the weights stay as
+    they were, and the command says so. The weights are for this scan alone.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"Expected --out NAME.safetensors, got {out}.", "End the name in .safetensors.")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already.", "Use --overwrite to replace it, or write to another name.")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"There is no folder {out.parent} to write into.", "Make the folder first.")
+    settings = ReconstructionConfig(accelerate=accelerate, mask=mask, center_fraction=center_fraction, seed=seed)
+    with told(as_json, "step") as events:
+        import torch
+
+        from mri_unroll.checkpoints import find_checkpoint
+        from mri_unroll.io.registry import read_scan
+        from mri_unroll.machine import default_threads
+        from mri_unroll.recon.retrospective import undersample
+        from mri_unroll.training import finetuning
+
+        torch.set_num_threads(threads or default_threads())
+        measured = read_scan(scan, None, layout)
+        if accelerate is not None:
+            fraction = settings.effective_center_fraction
+            measured = undersample(measured, mask, accelerate, fraction, seed)
+        config = finetuning.FinetuningConfig(minutes=minutes, seed=seed)
+        tuned = finetuning.finetune(measured, find_checkpoint(start), out, config, events)
+    if not tuned.kept:
+        tell(f"no better on this scan's own lines: the weights are those of {start}, unchanged")
+    if not as_json:
+        put(str(out))
 
 
 def is_first() -> bool:
@@ -129,6 +188,19 @@ class _Lines:
 def spoken(event: dict[str, Any]) -> list[str]:
     """An event of a training as lines; none where there is nothing to say."""
     match event["event"]:
+        case "start" if "deciding_lines" in event:
+            counts = f"{event['deciding_lines'][0]} lines decide, {event['known_lines'][0]} are learned from"
+            return [
+                f"{event['n_slices']} slices, of the first {counts}; at most {event['minutes']:g} min; error at the "
+                f"lines that decide {event['start_db']:.3f} dB"
+            ]
+        case "looked":
+            return [
+                f"step {event['step']}: error at the lines that decide {event['error_db']:.3f} dB "
+                f"(best {event['best_db']:.3f}, start {event['start_db']:.3f})"
+            ]
+        case "done" if "reason" in event:
+            return [f"{event['reason']} {event['start']:.3f} to {event['result']:.3f} dB in {event['steps']} steps"]
         case "start":
             settings = "; ".join(f"{name} = {_setting(value)}" for name, value in event["settings"].items())
             others = f", {event['processes']} processes" if event["processes"] > 1 else ""

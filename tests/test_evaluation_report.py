@@ -293,6 +293,9 @@ def test_plots_show_every_method_in_its_own_colour_and_sign() -> None:
         assert "<style" not in plot.svg
         assert "metadata" not in plot.svg
     assert figures.curves([s for s in scores if s.acceleration == 4], "random") == []
+    own = [make_score(volume=f"v{R}", mask="from-file", acceleration=3 + R / 10, seed="") for R in range(20)]
+    for plot in (*figures.boxes(own, "from-file"), *figures.curves(own, "from-file")):
+        assert len(re.findall(r"[\d.]+×</text>", plot.svg)) == 7
     many = figures.signs(make_scores(1, [f"m{index}" for index in range(20)]))
     assert len({(sign.colour, sign.glyph) for sign in many}) == 20
 

@@ -30,6 +30,7 @@ LOGARITHMIC = frozenset({"nmse"})
 # Told apart with any colour vision and on light and dark paper; after Okabe and Ito, with yellow and black left out.
 COLOURS = ("#3a7fc1", "#d55e00", "#009e73", "#c48a00", "#b566a7", "#2fa3c7", "#8a8a8a", "#a0683a")
 SIGNS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
+MAX_NAMED = 8  # accelerations named along an axis
 FEW = 12  # volumes up to which each is drawn as a point
 
 _Values = NDArray[np.float64]
@@ -96,7 +97,7 @@ def boxes(scores: Sequence[VolumeScore], mask: str, methods: Sequence[str] = ())
             if held:
                 aside = (index - (len(shown) - 1) / 2) * width
                 _boxes(axes, [place + aside for place, _ in held], [values for _, values in held], 0.8 * width, sign)
-        axes.set_xticks(range(len(accelerations)), [f"{R:g}×" for R in accelerations])
+        _label(axes, range(len(accelerations)), accelerations)
         axes.set_xlim(-0.55, len(accelerations) - 0.45)
 
     where = f"at {' and '.join(f'{R:g}-fold' for R in accelerations)} {mask} undersampling"
@@ -130,11 +131,17 @@ def curves(scores: Sequence[VolumeScore], mask: str, methods: Sequence[str] = ()
                     linewidth=1.4,
                     elinewidth=0.9,
                 )
-        axes.set_xticks(accelerations, [f"{R:g}×" for R in accelerations])
+        _label(axes, accelerations, accelerations)
         axes.set_xlabel("undersampling")
 
     alt = f"of each method against acceleration, {mask} undersampling"
     return [_plot(measure, draw, f"Mean {LABELS[measure]} {alt}") for measure in MEASURES]
+
+
+def _label(axes: Axes, places: Sequence[float], accelerations: Sequence[float]) -> None:
+    """Name accelerations along the axis; of many, as the files' own masks may have, some."""
+    every = -(-len(accelerations) // MAX_NAMED)
+    axes.set_xticks(places[::every], [f"{R:g}×" for R in accelerations[::every]])
 
 
 def _accelerations(scores: Sequence[VolumeScore], mask: str) -> list[float]:

@@ -16,6 +16,7 @@ import pytest
 from support.browser import chromium, script_source
 from support.scores import GAINS, make_score, make_scores, write_pictures
 
+from mri_unroll.errors import ConfigError
 from mri_unroll.evaluate import cases, figures
 from mri_unroll.evaluate.conventions import CONVENTIONS, IN_BODY_STATEMENT
 from mri_unroll.evaluate.record import BadFile, VolumeScore, picture_path
@@ -246,6 +247,12 @@ def test_unequal_sets_and_mixed_conventions_are_warned_of(tmp_path: Path) -> Non
     assert "Not every method has every volume: 1 scores are missing." in text
     assert "11 of 12" in text
     assert CONVENTIONS["slice"].statement in text
+
+
+def test_scores_of_an_unknown_convention_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'nature'"):
+        write_evaluation(tmp_path, [make_score(convention="nature")], [], {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_picture_is_said_and_left_out(tmp_path: Path) -> None:

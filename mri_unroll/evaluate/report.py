@@ -10,7 +10,7 @@ from typing import Any
 from mri_unroll import __version__
 from mri_unroll.evaluate import figures
 from mri_unroll.evaluate.cases import MEASURE, Gallery, galleries
-from mri_unroll.evaluate.conventions import CONVENTIONS, MEASURES
+from mri_unroll.evaluate.conventions import MEASURES, convention_named
 from mri_unroll.evaluate.record import FROM_FILE, BadFile, VolumeScore
 from mri_unroll.evaluate.statistics import FEW, IN_BODY, LESS_IS_BETTER, PAIRED, SPREAD, Comparison, Group
 from mri_unroll.evaluate.tables import Findings, as_json, brief_of, find, statement_of, write_summary_table
@@ -81,7 +81,7 @@ def _values(
         "n_slices": sum({score.volume: score.n_slices for score in scores}.values()),
         "n_scores": len(scores),
         "undersampling": _undersampling(findings.groups),
-        "convention": ", ".join(CONVENTIONS[name].title for name in findings.conventions),
+        "convention": ", ".join(convention_named(name).title for name in findings.conventions),
         "warnings": [*_warnings(scores, bad, settings, findings), *complaints],
         "statement": statement_of(findings),
         "brief": brief_of(findings),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mri_unroll import __version__
-from mri_unroll.evaluate.conventions import CONVENTIONS, IN_BODY_STATEMENT
+from mri_unroll.evaluate.conventions import IN_BODY_STATEMENT, convention_named
 from mri_unroll.evaluate.record import BadFile, VolumeScore, mean_finite
 from mri_unroll.evaluate.statistics import (
     IN_BODY,
@@ -80,13 +80,13 @@ def find(scores: Sequence[VolumeScore], settings: Mapping[str, Any]) -> Findings
 def statement_of(findings: Findings) -> str:
     """The convention of the scores in full, and what scores in the body are."""
     in_body = any(name in group.measures for group in findings.groups for name in IN_BODY)
-    statements = [CONVENTIONS[name].statement for name in findings.conventions]
+    statements = [convention_named(name).statement for name in findings.conventions]
     return " ".join([*statements, *([IN_BODY_STATEMENT] if in_body else [])])
 
 
 def brief_of(findings: Findings) -> str:
     """What is printed with every table: the convention in a sentence."""
-    return " ".join(f"Convention {CONVENTIONS[name].brief}" for name in findings.conventions)
+    return " ".join(f"Convention {convention_named(name).brief}" for name in findings.conventions)
 
 
 def as_json(

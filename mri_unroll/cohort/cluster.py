@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import sys
+import threading
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from mri_unroll.cohort.crew import Answer, Died, Done, Ready
 from mri_unroll.cohort.processes import unpack
@@ -57,10 +60,16 @@ class RayTeam:
     def __init__(
         self, job: Job, address: str, workers: int | None, threads: int | None, device: str, own_cores: int
     ) -> None:
-        self._ray = ray = _import_ray()
+        self._ray = ray = _import_ray(address)
         self._job = pickle.dumps(job)
         local_cpus = max(own_cores, (workers or 1) * (threads or 1))
-        _connect(ray, address, local_cpus)
+        self._stdout = redirect_stdout(_OfOneThread(sys.stdout))
+        self._stdout.__enter__()
+        try:
+            _connect(ray, address, local_cpus)
+        except BaseException:
+            self.close()
+            raise
         found = ray.cluster_resources()
         cpus, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
         on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
@@ -102,6 +111,7 @@ class RayTeam:
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._ray.shutdown()
+        self._stdout.__exit__(None, None, None)
 
     def _answer(self, handle: _Handle) -> Answer:
         future, handle.pending = handle.pending, None
@@ -110,7 +120,7 @@ class RayTeam:
         except self._ray.exceptions.RayTaskError as error:
             raise (error.cause or error) from None
         except self._ray.exceptions.RayError as error:  # the actor, its node or its reply was lost
-            return Died(" ".join(str(error).split())[:300])
+            return Died(" ".join(str(error).split()).partition(" class_name:")[0][:300].rstrip("."))
         if handle.ready:
             return Done(value)
         handle.ready = True
@@ -133,9 +143,25 @@ class _Actor:
         return self._worker.run(task, upcoming)
 
 
-def _import_ray() -> ModuleType:
+class _OfOneThread:
+    """Standard output for the thread that makes it: what Ray's threads print goes to standard error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._owner = stream, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        stream = self._stream if threading.current_thread() is self._owner else sys.stderr
+        return stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _import_ray(address: str) -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if address == LOCAL:  # the one way to have Ray listen on the loopback interface alone; it is read on import
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
     import ray.exceptions
 
@@ -148,13 +174,9 @@ def _connect(ray: ModuleType, address: str, local_cpus: int) -> None:
     try:
         if address == LOCAL:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                address="local",
-                num_cpus=local_cpus,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            ray.init(address=LOCAL, num_cpus=local_cpus, include_dashboard=False, **quiet)
+            if elsewhere := [ip for node in ray.nodes() if not (ip := node["NodeManagerAddress"]).startswith("127.")]:
+                raise RuntimeError(f"Ray listens on {elsewhere[0]}, not on the loopback interface alone")
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:

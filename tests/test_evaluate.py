@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +42,6 @@ from mri_unroll.physics.sampling import fastmri_mask
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.scan import Scan
 
-COMMAND = [sys.executable, "-c", "from mri_unroll.cli import main; main()"]
 FAST = ("--methods", "zero-filled", "--accelerate", "4")
 
 
@@ -355,71 +351,68 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(tmp_path:
 
 # Kills
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
 
-def started(options: list[str], events: list[dict[str, Any]]) -> subprocess.Popen[str]:
-    """An evaluation in a process of its own; its events come in while it runs."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*COMMAND, "evaluate", *options, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
+from mri_unroll.cohort.hiring import Crew
+from mri_unroll.evaluate.run import evaluate_folder
+from mri_unroll.evaluate.settings import EvaluationConfig
+
+pids, scores = [], []
+
+
+def hear(event):
+    if event["event"] == "worker" and event["state"] == "started":
+        pids.append(event["pid"])
+    elif event["event"] == "worker":
+        print("lost", event["pid"], flush=True)
+    elif event["event"] == "score":
+        scores.append(event["volume"])
+        if len(scores) == 2:
+            os.kill(pids[0], signal.SIGKILL)
+        if len(scores) == 6:  # with half a row written
+            with open(Path(sys.argv[2]) / "scores.csv", "a") as file:
+                file.write("file00")
+            print("killed after", len(scores), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    evaluate_folder(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        EvaluationConfig(methods=("zero-filled",), accelerations=(4.0,)),
+        crew=Crew(workers=2, threads=1, cluster=sys.argv[3] if len(sys.argv) > 3 else None),
+        events=hear,
     )
-
-    def listen() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            events.append(json.loads(line))  # noqa: PERF401 - one by one, as they come
-
-    threading.Thread(target=listen, daemon=True).start()
-    return process
+"""
 
 
-def wait_for(events: list[dict[str, Any]], kind: str, count: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 200
-    while sum(event["event"] == kind for event in events) < count:
-        assert process.poll() is None, (process.communicate()[1], events)
-        assert time.monotonic() < until, events
-        time.sleep(0.005)
-
-
-def check_kills(folder: Path, out: Path, n_volumes: int, crew: list[str]) -> None:
-    """Kill a worker, then the driver; what is continued is complete and holds nothing twice."""
-    options = [str(folder), "-o", str(out), *FAST, *crew]
-    events: list[dict[str, Any]] = []
-    process = started(options, events)
-    try:
-        wait_for(events, "score", 2, process)
-        os.kill(next(event["pid"] for event in events if event["event"] == "worker"), signal.SIGKILL)
-        wait_for(events, "score", n_volumes // 2, process)
-    finally:
-        process.kill()
-        process.communicate()
-    held = rows(out)
-    assert n_volumes // 2 <= len(held) < n_volumes, "killed too late to show anything"
-    finished = subprocess.run(
-        [*COMMAND, "evaluate", *options, "--resume", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    found = [row["volume"] for row in rows(out)]
-    assert sorted(found) == [f"file{index:03}" for index in range(n_volumes)]
-    assert found[: len(held)] == [row["volume"] for row in held], "what was there is left as it was"
-    assert json.loads(finished.stdout.splitlines()[-1])["new"] == n_volumes - len(held)
+def check_kills(tmp_path: Path, *cluster: str) -> None:
+    """A worker is killed, then the driver while it writes; what is continued is complete and holds nothing twice."""
+    folder, out = write_folder(tmp_path / "scans", 10), tmp_path / "out"
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(folder), str(out), *cluster]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "killed after 6" in killed.stdout
+    held = (out / "scores.csv").read_text()
+    assert held.endswith("\nfile00")
+    result = run(folder, "-o", out, *FAST, "--resume", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert "10 scores of 10 asked for, 4 of them new" in result.stderr
+    assert sorted(row["volume"] for row in rows(out)) == [f"file{index:03}" for index in range(10)]
+    assert (out / "scores.csv").read_text().startswith(held.removesuffix("file00")), "what was there stays as it was"
 
 
 @pytest.mark.slow
 def test_killed_processes_lose_nothing(tmp_path: Path) -> None:
-    check_kills(write_folder(tmp_path / "scans", 40, n_slices=24), tmp_path / "out", 40, ["--workers", "2"])
+    check_kills(tmp_path)
 
 
 @pytest.mark.slow
 def test_killed_ray_actors_lose_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray (extra `cluster`)")
-    crew = ["--cluster", "local", "--workers", "2", "--threads", "1"]
-    check_kills(write_folder(tmp_path / "scans", 40, n_slices=24), tmp_path / "out", 40, crew)
+    check_kills(tmp_path, "local")

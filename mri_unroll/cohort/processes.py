@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,7 @@ _DISMISSAL = 5.0  # seconds
 class _Handle:
     process: SpawnProcess
     talk: Connection
+    place: int  # in the team; who replaces a dead worker gets its place, and with it its GPU
 
 
 class ProcessTeam:
@@ -40,21 +42,22 @@ class ProcessTeam:
     def __init__(self, job: Job, threads: int) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._job, self._threads = pickle.dumps(job), threads
-        self._hired = 0
+        self._places: set[int] = set()
 
     def hire(self) -> _Handle:
         """Start a process."""
+        place = next(number for number in itertools.count() if number not in self._places)
+        self._places.add(place)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve,
-            args=(theirs, self._job, self._threads, self._hired),
+            args=(theirs, self._job, self._threads, place),
             daemon=True,
-            name=f"worker-{self._hired}",
+            name=f"worker-{place}",
         )
-        self._hired += 1
         process.start()
         theirs.close()  # or the end of the process would not end the talk
-        return _Handle(process, ours)
+        return _Handle(process, ours, place)
 
     def submit(self, handle: _Handle, task: Task, upcoming: Task | None) -> None:
         """Send a task; that nobody is there to take it is seen in `wait`."""
@@ -74,6 +77,7 @@ class ProcessTeam:
         handle.talk.close()
         handle.process.kill()
         handle.process.join(_DISMISSAL)
+        self._places.discard(handle.place)
 
     def _answer(self, handle: _Handle) -> Answer:
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from mri_unroll import cli
 from mri_unroll.cohort import crew, hiring
+from mri_unroll.cohort.cluster import _OfOneThread
 from mri_unroll.cohort.crew import MAX_DEATHS, Answer, Died, Done, Ready, run_here, run_team
 from mri_unroll.cohort.hiring import Crew, run_cohort
 from mri_unroll.cohort.kept import BadFile, agree, read_bad_files, write_bad_files
@@ -252,6 +256,17 @@ def test_ray_is_asked_for_by_name_and_missed_by_name(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="workers"):
         Crew(workers=0)
     assert crew.MAX_DEATHS < crew.MAX_DEATHS_IN_A_ROW
+
+
+def test_what_threads_of_a_cluster_print_is_no_data_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.redirect_stdout(_OfOneThread(sys.stdout)):
+        print("ours", flush=True)
+        thread = threading.Thread(target=print, args=("a worker died",))
+        thread.start()
+        thread.join()
+    captured = capsys.readouterr()
+    assert captured.out == "ours\n"
+    assert captured.err == "a worker died\n"
 
 
 # Folders reconstructed

@@ -456,7 +456,8 @@ def test_a_table_on_a_terminal_is_ruled(capsys: pytest.CaptureFixture[str], monk
 
 
 def every_command() -> list[list[str]]:
-    at_the_top = [*cli.app.registered_commands, *cli.evaluate_app.registered_commands]
+    nameless = [cli.evaluate_app, cli.prediction_app, cli.training_app]
+    at_the_top = [command for each in (cli.app, *nameless) for command in each.registered_commands]
     names = [command.name or command.callback.__name__ for command in at_the_top]
     of_models = [["models", str(command.name)] for command in cli.models_app.registered_commands]
     return [[], *([name] for name in names), ["models"], *of_models]
@@ -479,10 +480,15 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "demo",
         "doctor",
         "evaluate",
+        "predict",
+        "score",
+        "train",
+        "finetune",
         "models",
         "models list",
         "models show",
         "models verify",
+        "models import",
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.training import assert_same_run, tiny, write_kspace
+from support.training import assert_same_run, tiny, write_images, write_kspace
 from typer.testing import CliRunner
 
 from mri_unroll.cli import app
@@ -150,6 +150,17 @@ def test_training_without_references_runs_and_goes_on(tmp_path: Path) -> None:
         train(half, kill)
     train(half, lambda event: None)
     assert_same_run(tmp_path / "run", tmp_path / "half")
+
+
+def test_validation_asks_for_what_was_learned(tmp_path: Path) -> None:
+    """On images there are references, but without them nothing taught the network to take noise away."""
+    events: list[dict[str, Any]] = []
+    images = write_images(tmp_path / "images")
+    model = ModelConfig(n_steps=1, n_cg=2, n_start_cg=2, widths=(4,), n_strength=3)
+    train(tiny(images, tmp_path / "run", n_steps=1, supervision="ssdu", model=model), events.append)
+    saved = next(event for event in events if event["event"] == "saved")
+    assert saved["score"] == "NMSE in the body"
+    assert saved["validation_db"] == saved["noisy_db"]
 
 
 def quick(**changes: Any) -> FinetuningConfig:

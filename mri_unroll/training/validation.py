@@ -74,7 +74,9 @@ class HeldOutPeople:
                     for index, acquired in enumerate(acquisitions)
                 ]
                 return
-            for noise_kept in (0.0, 1.0) if acquisitions[0].noise_images is not None else (1.0,):
+            # A network that learned from what was measured alone was never asked for a picture without noise.
+            asked = config.supervision == "reference" and acquisitions[0].noise_images is not None
+            for noise_kept in (0.0, 1.0) if asked else (1.0,):
                 self.groups[noise_kept] = [
                     prepare(acquired, None, np.random.default_rng(0), noise_kept, n_strength, refines_maps=refines_maps)
                     for acquired in acquisitions

@@ -62,11 +62,11 @@ def run_network(
 
 
 def fitting_precision(device: torch.device) -> torch.dtype | None:
-    """In which precision the priors of an unrolled network run on a device: bfloat16 where it is twice as fast.
+    """In which precision the priors of a network run where speed counts: bfloat16 where that is faster.
 
     On a CPU that multiplies in bfloat16 by itself (AVX-512 BF16 or AMX) a U-Net prior takes half the time of single
-    precision and the picture moves by less than its noise; where bfloat16 is only emulated it takes longer
-    (docs/models.md has the figures). Elsewhere, GPUs included, single precision.
+    precision (docs/models.md); where bfloat16 is only emulated it takes longer. Elsewhere, GPUs included, single
+    precision.
     """
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if device.type == "cpu" and native else None

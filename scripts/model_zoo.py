@@ -123,9 +123,10 @@ def table(arguments: argparse.Namespace) -> list[str]:
             for precision, dtype in PRECISIONS.items():
                 started = now()
                 reconstruct(name, problem, network, dtype)
+                taken = now() - started
                 if turn:  # the first round warms up
-                    times.setdefault((name, precision), []).append(now() - started)
-        print(f"round {turn} of {arguments.rounds}", file=sys.stderr)
+                    times.setdefault((name, precision), []).append(taken)
+                print(f"round {turn} of {arguments.rounds}: {name}, {precision}: {taken:.2f} s", file=sys.stderr)
     lines = [
         f"{date.today()}, {processor()}, threads: {arguments.threads}, clock: {arguments.clock}, "
         f"torch {torch.__version__}; {arguments.matrix[0]} x {arguments.matrix[1]}, {arguments.coils} coils, "

@@ -169,19 +169,18 @@ class MapRefiner(nn.Module):
             )
         maps = op.sens_maps
         gradient = image.conj().unsqueeze(-3) * (op.op.sampled(maps * image.unsqueeze(-3)) - op.coil_images)
-        size = maps.abs().square().mean(dim=(-2, -1), keepdim=True).sqrt()  # (batch, coil, 1, 1)
+        size = _root(_power(maps).mean(dim=(-2, -1), keepdim=True))  # (batch, coil, 1, 1)
         change = size * self._change(maps, gradient, size, image.abs(), strength)
         return op.with_maps(_with_norm_of(maps + change, maps))
 
     def _change(self, maps: Tensor, gradient: Tensor, size: Tensor, brightness: Tensor, strength: Tensor) -> Tensor:
         """``V`` of every coil, complex ``(batch, coil, y, x)``."""
         n_batch, n_coils, height, width = maps.shape
-        pad = (0, -width % _REDUCTION, 0, -height % _REDUCTION)
-        evidence = torch.stack([maps, gradient], dim=2) / size.clamp_min(1e-6).unsqueeze(2)
-        channels = torch.cat(
-            [to_channels(evidence.flatten(0, 1)), _each(brightness.unsqueeze(1), n_coils)], dim=1
-        )  # (batch * coil, 5, y, x)
-        low = functional.avg_pool2d(functional.pad(channels, pad, mode="replicate"), _REDUCTION)
+        # Reduced first, as all that follows is then a sixteenth of the work.
+        pair = torch.cat([_reduced(maps.flatten(0, 1)), _reduced(gradient.flatten(0, 1))], dim=1)
+        low = torch.cat(
+            [pair / size.clamp_min(1e-6).flatten(0, 1).unsqueeze(1), _each(_reduced(brightness), n_coils)], dim=1
+        )  # (batch * coil, 5, y / 4, x / 4)
         conditions = _each(strength, n_coils)[:, :, None, None].expand(-1, -1, *low.shape[-2:])
         weight = size.square() / size.square().sum(1, keepdim=True).clamp_min(1e-12)
         with inside_fence(low.device):
@@ -190,7 +189,7 @@ class MapRefiner(nn.Module):
             features = torch.cat([features, _each(shared, n_coils)], dim=1)
             features = self.last(functional.leaky_relu(self.middle(features), _SLOPE))
         smooth = functional.interpolate(
-            features.to(channels.dtype), scale_factor=_REDUCTION, mode="bilinear", align_corners=False
+            features.to(low.dtype), scale_factor=_REDUCTION, mode="bilinear", align_corners=False
         )
         return from_channels(smooth[..., :height, :width])[:, 0].unflatten(0, (n_batch, n_coils))
 
@@ -202,6 +201,13 @@ class RefinedSolution(Solution):
     op: LinearOperator
 
 
+def _reduced(pictures: Tensor) -> Tensor:
+    """Real or complex ``(n, y, x)`` to real channels, ``(n, 1 or 2, y / 4, x / 4)``, by means; edges are repeated."""
+    channels = to_channels(pictures.unsqueeze(1)) if pictures.is_complex() else pictures.unsqueeze(1)
+    pad = (0, -pictures.shape[-1] % _REDUCTION, 0, -pictures.shape[-2] % _REDUCTION)
+    return functional.avg_pool2d(functional.pad(channels, pad, mode="replicate") if any(pad) else channels, _REDUCTION)
+
+
 def _each(x: Tensor, n_coils: int) -> Tensor:
     """``(batch, ...)`` repeated for every coil, ``(batch * coil, ...)``."""
     return x.unsqueeze(1).expand(-1, n_coils, *x.shape[1:]).flatten(0, 1)
@@ -209,6 +215,15 @@ def _each(x: Tensor, n_coils: int) -> Tensor:
 
 def _with_norm_of(maps: Tensor, original: Tensor) -> Tensor:
     """Maps with the norm over coils that others have at each pixel; zero stays zero."""
-    wanted = torch.linalg.vector_norm(original, dim=-3, keepdim=True)
-    found = torch.linalg.vector_norm(maps, dim=-3, keepdim=True)
+    wanted, found = (_root(_power(x).sum(-3, keepdim=True)) for x in (original, maps))
     return maps * (wanted / found.clamp_min(1e-12))
+
+
+def _power(x: Tensor) -> Tensor:
+    """Squared magnitude; many times faster than torch's norms of complex numbers."""
+    return torch.view_as_real(x).square().sum(-1)
+
+
+def _root(power: Tensor) -> Tensor:
+    """Square root with derivative zero at zero."""
+    return power.clamp_min(1e-24).sqrt() * (power > 0)

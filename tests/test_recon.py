@@ -15,10 +15,17 @@ from mri_unroll.errors import ConfigError, DeviceError, InputError
 from mri_unroll.metrics import nmse
 from mri_unroll.nets import ModelConfig, build
 from mri_unroll.nets.model import save
+from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import make_mask
-from mri_unroll.recon.calibrate import MAX_COILS, calibrate_slice, estimate_noise, strength_features
-from mri_unroll.recon.learned import REVERSALS
+from mri_unroll.recon.calibrate import (
+    MAX_COILS,
+    calibrate_slice,
+    corner_noise_power,
+    estimate_noise,
+    strength_features,
+)
+from mri_unroll.recon.learned import REVERSALS, as_fully_sampled
 from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
@@ -252,3 +259,35 @@ def test_best_is_the_mean_of_four_passes_and_fast_the_small_network(tmp_path: Pa
         make_reconstructor(str(path), ReconstructionConfig(effort="fast"))
     with pytest.raises(ConfigError, match="effort"):
         make_reconstructor("tv", ReconstructionConfig(effort="best"))
+
+
+def test_what_was_measured_stays_in_the_picture() -> None:
+    scan = undersample(make_scan(noise=0.02), "equispaced", 2, 0.1, seed=0)
+    problem = take_apart(scan).take(0).calibrated()
+    image = problem.op.adjoint(problem.kspace)
+    assert torch.equal(as_fully_sampled(problem, image, problem.op, 0.0), image.abs())
+    silent = dataclasses.replace(problem, unmeasured_noise=0.0)
+    filled = centred_fft(problem.op.sens_maps * image[:, None])
+    filled = centred_ifft(torch.where(torch.from_numpy(scan.mask), problem.kspace, filled))
+    expected = torch.linalg.vector_norm(filled, dim=1)
+    torch.testing.assert_close(as_fully_sampled(silent, image, problem.op, 1.0), expected)
+    shown = as_fully_sampled(problem, image, problem.op, 1.0)
+    torch.testing.assert_close(shown.square(), expected.square() + problem.unmeasured_noise)
+
+
+def test_nothing_missing_is_the_root_sum_of_squares_whatever_the_network_says() -> None:
+    scan = make_scan((48, 44), noise=0.02)
+    problem = take_apart(scan).take(0).calibrated()
+    shown = as_fully_sampled(problem, torch.zeros(1, 48, 44, dtype=torch.complex64), problem.op, 1.0)
+    assert problem.unmeasured_noise == 0
+    np.testing.assert_allclose(shown * problem.scale, scan.reference, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_power_of_corners() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(6, 96, 90, dtype=torch.complex64, generator=generator)
+    levels = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.1, 0.0])[:, None, None]
+    mask = torch.rand(96, 90, generator=generator) < 0.4
+    found = corner_noise_power(torch.where(mask, levels * noise, 0), mask)
+    assert found == pytest.approx(float(levels.square().sum()), rel=0.2)
+    assert corner_noise_power(torch.where(mask, noise, 0), torch.zeros_like(mask)) == 0

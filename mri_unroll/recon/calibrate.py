@@ -33,6 +33,8 @@ ACS_LIMIT = 24  # calibration beyond this many lines sharpens nothing and costs 
 KERNEL_WIDTHS = {2: 6, 3: 4}  # of ESPIRiT by dimension: in 3-D the cost grows with the ninth power
 FALLBACK = 8  # central lines from which maps are made where too few are fully sampled
 
+_CORNER_SAMPLES = 16  # of each coil, below which a corner tells nothing
+
 Op = TypeVar("Op", SenseOperator, NufftOperator)
 
 
@@ -46,6 +48,7 @@ class CalibratedProblem(Generic[Op]):
     noise_level: float  # standard deviation of one complex sample at Nyquist density, in units of `scale`
     sampled_fraction: float  # measured samples over grid points, each at most once
     warnings: tuple[str, ...]
+    unmeasured_noise: float = 0.0  # power of a pixel's noise, all coils but one, that `kspace` does not hold; scale²
     lipschitz: float = 1.0  # bound of the squared norm of `op`; 1 is sure on a grid, with coil maps of unit norm
 
     @property
@@ -87,18 +90,21 @@ def calibrate_slice(
     """
     shape = tuple(kspace.shape[1:])
     kspace, magnitude = near_one(torch.where(mask, kspace, 0))
+    noise_power, n_coils = corner_noise_power(kspace, mask), kspace.shape[0]
     kspace = compressed(kspace)
     sides = dense_sides(mask)
     reliable = min(sides) >= MIN_ACS
     calibration = kspace[:, *middle(shape, sides if reliable else [FALLBACK] * len(shape))]
     sens_maps, own_scale = coil_maps(calibration, shape, reliable)
     in_units = own_scale if scale is None else scale / magnitude
+    fraction = float(mask.float().mean())
     return CalibratedProblem(
         op=SenseOperator(sens_maps[None], mask[None, None], ndim=len(shape)),
         kspace=kspace[None] / in_units,
         scale=in_units * magnitude,
         noise_level=(estimate_noise(kspace, mask) if noise is None else noise / magnitude) / in_units,
-        sampled_fraction=float(mask.float().mean()),
+        sampled_fraction=fraction,
+        unmeasured_noise=noise_power * (1 - 1 / n_coils) * (1 - fraction * kspace.shape[0] / n_coils) / in_units**2,
         warnings=() if reliable else few_samples(min(sides), kspace.shape[0]),
     )
 
@@ -191,6 +197,32 @@ def estimate_noise(kspace: Tensor, mask: Tensor) -> float:
         return 0.0
     count = max(1, filled.numel() // 16)
     return noise_of(power[torch.cat([filled[:count], filled[-count:]]).unique()])
+
+
+def corner_noise_power(kspace: Tensor, mask: Tensor) -> float:
+    r"""Noise power of one sample, summed over coils, from the corner of k-space that holds least.
+
+    Signal is weakest where both frequencies are high; `estimate_noise`, which networks are told, reads the ends of the
+    readout, where sharp pictures still have signal. Of exponentially distributed powers the lower quartile is
+    :math:`\sigma^2 \ln(4/3)`. 0 where too little of the corners was measured.
+
+    Parameters
+    ----------
+    kspace
+        ``(coil, [kz,] ky, kx)``, zero outside the mask.
+    mask
+        ``([kz,] ky, kx)``.
+    """
+    outer = [torch.arange(n, device=mask.device) - n // 2 for n in mask.shape[-2:]]
+    far = [(position.sign(), position.abs() > 0.4 * position.numel()) for position in outer]
+    found = []
+    for side_y, side_x in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        rows, columns = ((sign == side) & ends for (sign, ends), side in zip(far, (side_y, side_x), strict=True))
+        power = kspace[:, mask & rows[:, None] & columns].abs().square()
+        power = power[:, (power > 0).any(0)]  # zero padding was not measured
+        if power.shape[1] >= _CORNER_SAMPLES:
+            found.append(float(torch.quantile(power[:, : 2**16], 0.25, dim=1).sum()) / math.log(4 / 3))
+    return min(found, default=0.0)
 
 
 def noise_of(power: Tensor) -> float:

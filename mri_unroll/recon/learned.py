@@ -10,6 +10,8 @@ from torch import Tensor
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network
 from mri_unroll.nets.refinement import MeasuredOperator, measured
+from mri_unroll.physics.fourier import centred_ifft
+from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import Problem
 from mri_unroll.solvers.solution import Solution
@@ -59,6 +61,37 @@ def run_network(
         status=f"Mean of {len(pictures)} passes. {solution.status}",
         n_iterations=len(pictures) * solution.n_iterations,
     )
+
+
+def as_fully_sampled(problem: Problem, image: Tensor, op: LinearOperator, noise_kept: float) -> Tensor:
+    r"""The magnitude that a fully sampled scan would show: what was measured stays, the network gives the rest.
+
+    Coil pictures are :math:`S_c x + \kappa F^H(y_c - (Ax)_c)`: with :math:`\kappa = 1` their measured samples are the
+    data themselves, noise and all, and only samples that were not measured come from the network. Their root sum of
+    squares is what references are. In air it has a floor, the noise of all coils; the part of it that samples not
+    measured would have given is added as its mean power.
+
+    Parameters
+    ----------
+    problem
+        The plane.
+    image
+        What the network made of it, ``(1, y, x)``.
+    op
+        With the maps that the network used.
+    noise_kept
+        :math:`\kappa`; 0 gives the magnitude of ``image``.
+
+    Returns
+    -------
+        ``(1, y, x)``. Off the grid, where samples cannot be put back, the magnitude of ``image``.
+    """
+    if noise_kept == 0 or not isinstance(op, SenseOperator):
+        return image.abs()
+    missing = centred_ifft(problem.kspace - op.forward(image))
+    coils = torch.addcmul(noise_kept * missing, op.sens_maps, image.unsqueeze(-3))
+    power = coils.abs().square().sum(-3)
+    return (power + noise_kept**2 * problem.unmeasured_noise).sqrt()
 
 
 def fitting_precision(device: torch.device) -> torch.dtype | None:

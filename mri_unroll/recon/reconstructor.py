@@ -191,10 +191,11 @@ def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.
         )
     # bfloat16 moves a picture by some 7e-4 of its norm: less than noise, more than units of k-space may.
     precision = learned.fitting_precision(device) if config.effort == "fast" else None
+    noise_kept = 1.0 - config.denoise if knows_noise else None
     solve = functools.partial(
         learned.run_network,
         network=network.to(device),
-        noise_kept=1.0 - config.denoise if knows_noise else None,
+        noise_kept=noise_kept,
         precision=precision,
         best=config.effort == "best",
     )
@@ -206,6 +207,7 @@ def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.
         parameters=dataclasses.asdict(model_config) | settings | ({"denoise": config.denoise} if knows_noise else {}),
         weights_digest=model.digest(path),
         planar=True,
+        magnitude=functools.partial(learned.as_fully_sampled, noise_kept=noise_kept or 0.0),
     )
 
 

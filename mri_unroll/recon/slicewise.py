@@ -18,6 +18,7 @@ from mri_unroll.errors import DeviceError, UnsupportedScan
 from mri_unroll.image import Diagnostics, Image, Provenance
 from mri_unroll.nets.refinement import RefinedSolution
 from mri_unroll.physics.fourier import engine_name
+from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.nufft_engine import default_engine
 from mri_unroll.recon.calibrate import Problem
 from mri_unroll.recon.parts import Part, Parts, take_apart
@@ -26,8 +27,14 @@ from mri_unroll.solvers.solution import Solution
 
 Progress = Callable[[int, int], None]  # parts done, parts in all
 Solve = Callable[[Problem], Solution]
+Magnitude = Callable[[Problem, Tensor, LinearOperator], Tensor]
 
 EMPTY = "Empty slice: no signal was measured, the picture is zero."
+
+
+def plain_magnitude(problem: Problem, image: Tensor, op: LinearOperator) -> Tensor:
+    """What is shown of a complex picture, unless a method knows better."""
+    return image.abs()
 
 
 def quiet(done: int, total: int) -> None:
@@ -52,6 +59,8 @@ class SlicewiseReconstructor:
         Of a learned method.
     planar
         It works on planes only.
+    magnitude
+        From a solved problem, its complex picture and the operator with the maps that were used, to what is shown.
     """
 
     name: str
@@ -60,6 +69,7 @@ class SlicewiseReconstructor:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     weights_digest: str | None = None
     planar: bool = False
+    magnitude: Magnitude = plain_magnitude
 
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
         """Reconstruct a scan.
@@ -83,7 +93,7 @@ class SlicewiseReconstructor:
             solution = self.solve(problem)
             op = solution.op if isinstance(solution, RefinedSolution) else problem.op
             return PartResult(
-                picture=solution.value[0].abs() * problem.scale,
+                picture=self.magnitude(problem, solution.value, op)[0] * problem.scale,
                 status=solution.status,
                 n_iterations=solution.n_iterations,
                 data_residual=problem.data_residual(solution.value, op),

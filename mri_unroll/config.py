@@ -45,7 +45,7 @@ class ReconstructionConfig:
     overwrite: bool = False
     reg_weight: float | None = None  # of classical methods, > 0, for k-space scaled as they scale it; None: their own
     n_iterations: int | None = None  # of classical methods, >= 1; None: their own
-    effort: Effort = "normal"  # of networks; "fast": the small one, in bfloat16; "best": mean of four passes
+    effort: Effort = "normal"  # of networks; "fast": bfloat16 where the CPU has it; "best": mean of four passes
     denoise: float = 0.0  # of networks, 0..1: share of the noise to remove; 0: as a fully sampled scan would show it
 
     def __post_init__(self) -> None:

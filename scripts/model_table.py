@@ -187,12 +187,15 @@ def run(rows: Rows, methods: list[str], cases: int, config: TrainingConfig, rene
 
 
 def best_rows(rows: Rows, cases: int) -> Iterator[tuple[tuple[str, ...], str, str, Row]]:
-    """Yield cell, method, kind of reference, and the row that counts there, for each case."""
+    """Yield cell, method, kind of reference and the row that counts, of each case that every method has done."""
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows.rows.values():
         if int(row["case"]) < cases:
             groups[(row["acceleration"], row["mask"], row["coils"], row["case"], row["method"])].append(row)
+    methods = {group[-1] for group in groups}
     for group, members in groups.items():
+        if any((*group[:-1], method) not in groups for method in methods):
+            continue
         for kind in ("body", "clean"):
             wanted = {"body": "denoise=0", "clean": "denoise=1"}[kind]
             fitting = [r for r in members if r["weight"] == wanted] or [

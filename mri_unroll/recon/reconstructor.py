@@ -68,9 +68,6 @@ SUMMARIES: dict[str, str] = {
 }
 
 
-DEFAULT, SMALL = "unrolled", "unrolled-small"
-
-
 def weights_folder() -> Path:
     """Where the shipped weights lie."""
     return Path(str(resources.files("mri_unroll") / "weights"))
@@ -126,13 +123,6 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
             f"The method {name_or_checkpoint!r} has no setting of how much noise to remove or effort to spend.",
             "Leave these out, or choose a trained network (`mri-unroll methods`).",
         )
-    if config.effort == "fast":
-        if name_or_checkpoint not in (DEFAULT, SMALL):
-            raise ConfigError(
-                f"Fast is a choice of network, {SMALL!r}; the method {name_or_checkpoint!r} was named beside it.",
-                "Leave out one of the two.",
-            )
-        name_or_checkpoint = SMALL
     if name_or_checkpoint not in (*CLASSICAL, *PEERS) and (
         config.reg_weight is not None or config.n_iterations is not None
     ):

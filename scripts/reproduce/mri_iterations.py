@@ -133,7 +133,8 @@ def compare(
 
     def learned(item: Slice, op: CountedOperator) -> Iterator[Tensor]:
         adjoint = item.problem.op.adjoint(item.problem.kspace)
-        return network.iterates(adjoint, op, item.problem.strength)
+        noise_kept = torch.zeros(1, 1)  # the truth here has no noise
+        return network.iterates(adjoint, op, torch.cat([item.problem.strength, noise_kept], dim=1))
 
     def best(name: str, iterates: Callable[[Slice, CountedOperator, float], Iterable[Tensor]]) -> Curve:
         tried = []

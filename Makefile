@@ -9,7 +9,7 @@ UPGRADE ?=
 
 VENV := .venv
 READY := $(VENV)/.mri-unroll-ready
-EXTRAS := cluster,dev,nufft,train
+EXTRAS := cluster,dev,dicom,nufft,train
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint format lock

@@ -1,0 +1,1 @@
+"""DICOM: magnitude studies in, derived series out. A magnitude study holds pictures, never k-space."""

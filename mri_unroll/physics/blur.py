@@ -82,6 +82,11 @@ class BlurOperator(LinearOperator):
         self._transfer = math.sqrt(math.prod(self._grid)) * fft(wrapped, self._axes)
         self._power = self._transfer.abs().square() if boundary == "periodic" else None
 
+    @property
+    def mean_power(self) -> float:
+        r"""Mean of :math:`|H|^2` over frequencies, the squared norm of the PSF: 1 of a point, less the wider it is."""
+        return float(self._transfer.detach().abs().square().mean())
+
     def forward(self, image: Tensor) -> Tensor:
         """Blur: ``(*batch, [z,] y, x)`` to the same shape."""
         self._check(image)

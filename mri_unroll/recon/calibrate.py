@@ -35,7 +35,7 @@ FALLBACK = 8  # central lines from which maps are made where too few are fully s
 
 _CORNER_SAMPLES = 16  # of each coil, below which a corner tells nothing
 
-Op = TypeVar("Op", SenseOperator, NufftOperator)
+Op = TypeVar("Op", bound=LinearOperator, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +43,12 @@ class CalibratedProblem(Generic[Op]):
     """A forward problem in units where bright tissue is near 1."""
 
     op: Op  # batch of one
-    kspace: Tensor  # (1, coil, ...), divided by `scale`: on a grid zero where not measured, else times sqrt(weights)
+    # What was measured, divided by `scale`: (1, coil, ...), on a grid zero where not measured, else times
+    # sqrt(weights); of a blurred picture the picture, (1, y, x).
+    kspace: Tensor
     scale: float  # in the scan's units; 1 where there is no signal
     noise_level: float  # standard deviation of one complex sample at Nyquist density, in units of `scale`
-    sampled_fraction: float  # measured samples over grid points, each at most once
+    sampled_fraction: float  # measured samples over grid points, each at most once; of a blur the power it passes
     warnings: tuple[str, ...]
     unmeasured_noise: float = 0.0  # power of a pixel's noise, all coils but one, that `kspace` does not hold; scale²
     lipschitz: float = 1.0  # bound of the squared norm of `op`; 1 is sure on a grid, with coil maps of unit norm
@@ -64,6 +66,7 @@ class CalibratedProblem(Generic[Op]):
 
 CalibratedSlice = CalibratedProblem[SenseOperator]
 Problem = CalibratedProblem[SenseOperator] | CalibratedProblem[NufftOperator]
+AnyProblem = CalibratedProblem[LinearOperator]  # blurred pictures too
 
 
 def strength_features(noise_level: float, sampled_fraction: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mri_unroll.image import Image
 from mri_unroll.physics.bridge import to_array, to_tensor
 from mri_unroll.physics.fourier import centred_ifft
-from mri_unroll.recon.calibrate import Problem, near_one
+from mri_unroll.recon.calibrate import AnyProblem, near_one
 from mri_unroll.recon.noncartesian import SampledTrajectory, gridded
 from mri_unroll.recon.parts import Part, take_apart
 from mri_unroll.recon.slicewise import PartResult, Progress, quiet, run_parts
@@ -53,7 +53,7 @@ class ZeroFilled:
         return run_parts(self.name, reconstruct_part, scan, take_apart(scan), self.device, {}, None, progress)
 
 
-def cg_sense(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
+def cg_sense(problem: AnyProblem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \|Ax-y\|^2 + w\|x\|^2` by conjugate gradients.
 
     Notes
@@ -70,7 +70,7 @@ def cg_sense(problem: Problem, reg_weight: float, n_iterations: int) -> Solution
     )
 
 
-def l1_wavelet(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
+def l1_wavelet(problem: AnyProblem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\|\Psi x\|_1` by FISTA, ``db4`` wavelets shifted at random.
 
     Random circular shifts stand for a translation-invariant transform (Figueiredo and Nowak, IEEE Trans. Image Process.
@@ -100,7 +100,7 @@ def l1_wavelet(problem: Problem, reg_weight: float, n_iterations: int) -> Soluti
     return fista(lambda x: op.gradient(x, adjoint_kspace), prox, adjoint_kspace, step_size, n_iterations=n_iterations)
 
 
-def total_variation(problem: Problem, reg_weight: float, n_iterations: int) -> Solution:
+def total_variation(problem: AnyProblem, reg_weight: float, n_iterations: int) -> Solution:
     r""":math:`\arg\min_x \tfrac12\|Ax-y\|^2 + w\sum|\nabla x|`, isotropic and periodic, by Condat and Vu's method.
 
     Notes

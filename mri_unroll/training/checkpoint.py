@@ -17,7 +17,7 @@ from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.training.settings import TrainingConfig
 
 NAME = "checkpoint.pt"
-_FIXED = ("held_out", "seed", "supervision", "batch", "repeats")  # changed midway, these make another run of it
+_FIXED = ("held_out", "seed", "supervision", "batch", "repeats", "task")  # changed midway, these make another run of it
 _PATIENCE = 15.0  # seconds; data workers of a killed run keep its lock until they notice
 
 

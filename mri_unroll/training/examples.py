@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from mri_unroll.errors import InputError
 from mri_unroll.nets.model import N_STRENGTH
 from mri_unroll.nets.refinement import MeasuredOperator
 from mri_unroll.physics.fourier import use_engine
+from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import CalibratedSlice, calibrate_slice
@@ -21,15 +23,26 @@ from mri_unroll.training.simulate import Acquisition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A calibrated acquisition with its truth, batch of one, in units of its scale."""
+class Supervised:
+    """A forward problem with its truth, batch of one, in units of its scale."""
 
-    op: SenseOperator | MeasuredOperator  # the second for a network that refines coil maps
+    op: LinearOperator
     adjoint_kspace: Tensor  # (1, y, x)
     strength: Tensor  # (1, n_strength)
     coil_combined: Tensor  # (1, y, x)
     rss: Tensor  # (1, y, x)
     body: Tensor  # (1, y, x)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example(Supervised):
+    """A calibrated acquisition with its truth."""
+
+    op: SenseOperator | MeasuredOperator  # the second for a network that refines coil maps
     mask: Tensor  # (1, 1, ky or 1, kx)
     coil_images: Tensor  # (1, coil, y, x), or (1, 0, y, x) where no loss compares coils
 

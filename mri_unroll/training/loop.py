@@ -13,12 +13,14 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
+from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save, transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.training import checkpoint
+from mri_unroll.training.blurring import EMPTY_SHARE, BlurredPictures
 from mri_unroll.training.dataset import Scans, SimulatedScans, Volume, find_volumes
-from mri_unroll.training.examples import CalibratedScans, Example
+from mri_unroll.training.examples import CalibratedScans, Supervised
 from mri_unroll.training.journal import Journal
 from mri_unroll.training.measured import MeasuredScans
 from mri_unroll.training.memory import recompute_steps
@@ -97,15 +99,7 @@ class _Run:
         self.events = events
         self.out = Path(config.out)
         training, validation = find_volumes(Path(config.data), config.held_out)
-        self.examples = CalibratedScans(
-            _scans(training, config.seed, -(-config.n_steps * config.batch // config.repeats), config),
-            config.strip,
-            config.model.n_strength,
-            config.repeats,
-            self.refines_maps,
-            with_coils=config.loss == "kspace",
-            held_out_share=config.ssdu_share if config.supervision == "ssdu" else None,
-        )
+        self.examples = self._examples(training)
         if team.is_first:
             held_out = _scans(validation, config.seed + 1, config.n_validation, config, augment=False)
             self.people = HeldOutPeople(held_out, config, self.refines_maps, team.device)
@@ -143,6 +137,21 @@ class _Run:
         )
         for note in (*resumed.changed, *([self.journal.note] if team.is_first and self.journal.note else [])):
             events({"event": "note", "message": note})
+
+    def _examples(self, volumes: list[Volume]) -> CalibratedScans | BlurredPictures:
+        config = self.config
+        scans = _scans(volumes, config.seed, -(-config.n_steps * config.batch // config.repeats), config)
+        if isinstance(scans, BlurredPictures):
+            return scans
+        return CalibratedScans(
+            scans,
+            config.strip,
+            config.model.n_strength,
+            config.repeats,
+            self.refines_maps,
+            with_coils=config.loss == "kspace",
+            held_out_share=config.ssdu_share if config.supervision == "ssdu" else None,
+        )
 
     @property
     def refines_maps(self) -> bool:
@@ -196,11 +205,11 @@ class _Run:
     def _pace(self, done: int) -> float:
         return (time.monotonic() - self.started) / max(1, done - self.first)
 
-    def _stream(self) -> Iterator[Example | HeldOutExample]:
+    def _stream(self) -> Iterator[Supervised | HeldOutExample]:
         """The examples of this process, in order, from the first step that is not done."""
         config = self.config
         steps = range(self.first, config.n_steps)
-        loader: DataLoader[Example | HeldOutExample] = DataLoader(
+        loader: DataLoader[Supervised | HeldOutExample] = DataLoader(
             Subset(self.examples, [i for step in steps for i in self.team.share(step, config.batch)]),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=config.n_workers,
@@ -221,6 +230,7 @@ class _Run:
             "gradient_norm": norm,
         }
         card = {
+            "task": self.config.task,
             "training": self.config.recorded(),
             "started_from": self.started_from,
             "steps_done": step,
@@ -239,9 +249,18 @@ class _Run:
         )
 
 
-def _scans(volumes: list[Volume], seed: int, length: int, config: TrainingConfig, augment: bool = True) -> Scans:
-    """What training and validation draw from: images to be acquired, or raw k-space."""
+def _scans(
+    volumes: list[Volume], seed: int, length: int, config: TrainingConfig, augment: bool = True
+) -> Scans | BlurredPictures:
+    """What training and validation draw from: images to be acquired or blurred, or raw k-space."""
     turn = random_turn(config.rotation, config.zoom) if augment else None
+    if config.task == "restore":
+        if volumes[0].path.suffix == ".h5":
+            raise ConfigError(
+                "The task `restore` learns from magnitude pictures; the folder of training data holds raw k-space.",
+                "Give a folder with index.json and .npz files.",
+            )
+        return BlurredPictures(volumes, seed, length, turn, EMPTY_SHARE if augment else 0.0)
     if volumes[0].path.suffix == ".h5":
         return MeasuredScans(volumes, seed, length, config.supervision == "reference", turn)
     # Validation keeps to the usual masks, so that runs with other shares can be compared.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mri_unroll.nets.model import Network
 from mri_unroll.physics.fourier import centred_fft
-from mri_unroll.training.examples import Example
+from mri_unroll.training.examples import Example, Supervised
 from mri_unroll.training.losses import (
     kspace_loss,
     picture_weights,
@@ -44,10 +44,10 @@ class Objective:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
 
-    def __call__(self, network: Network, example: Example | HeldOutExample) -> Tensor:
+    def __call__(self, network: Network, example: Supervised | HeldOutExample) -> Tensor:
         """The loss, a scalar with a graph."""
         iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
-        if isinstance(example, Example) and self.config.loss == "relative":
+        if isinstance(example, Supervised) and self.config.loss == "relative":
             weights = self.config.deep_supervision
             return unrolled_loss(iterates, example.coil_combined, example.rss, example.body, weights)
         loss = torch.zeros((), device=iterates[0].device)
@@ -57,10 +57,11 @@ class Objective:
                 loss = loss + weight * self._distance(image, example)
         return loss
 
-    def _distance(self, image: Tensor, example: Example | HeldOutExample) -> Tensor:
+    def _distance(self, image: Tensor, example: Supervised | HeldOutExample) -> Tensor:
         if isinstance(example, HeldOutExample):
             return example.loss(image)
         if self.config.loss == "kspace":
+            assert isinstance(example, Example)  # the settings see to it
             return _coil_kspace_error(image, example, self.config.kspace_samples)
         magnitude, share = image.abs(), {"l1": 0.0, "ssim": 1.0}.get(self.config.loss, self.config.ssim_weight)
         loss = torch.zeros((), device=image.device)

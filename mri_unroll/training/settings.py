@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 
 from mri_unroll.config import DeviceChoice, load_toml
 from mri_unroll.errors import ConfigError
-from mri_unroll.nets.model import ModelConfig
+from mri_unroll.nets.model import N_STRENGTH, ModelConfig
 from mri_unroll.training.simulate import POISSON_SHARE
 
 LossName = Literal["relative", "l1", "ssim", "mixed", "kspace"]
 Samples = Literal["all", "measured", "held-out"]
 Supervision = Literal["reference", "ssdu"]
+Task = Literal["reconstruct", "restore"]
 
 PLACES = ("data", "out", "start_from")  # settings that are paths: of the machine, not of the weights
 
@@ -37,6 +38,7 @@ class TrainingConfig:
     out: str  # folder for checkpoint.pt, log.csv, pictures, and model.safetensors
     held_out: str  # regular expression of validation people, see dataset.find_volumes
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: Task = "reconstruct"  # from k-space; "restore": from blurred pictures, see training.blurring
     n_steps: int = 6000
     learning_rate: float = 1e-3
     warm_up: int = 200
@@ -73,6 +75,7 @@ class TrainingConfig:
             ("kspace_samples", get_args(Samples)),
             ("supervision", get_args(Supervision)),
             ("device", get_args(DeviceChoice)),
+            ("task", get_args(Task)),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"Expected `{name}` to be one of {choices}, got {getattr(self, name)!r}.")
@@ -105,6 +108,18 @@ class TrainingConfig:
         ):
             if not holds:
                 raise ConfigError(f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct it.")
+
+        if self.task == "restore" and (
+            self.loss == "kspace"
+            or self.supervision != "reference"
+            or self.model.map_refinement != "none"
+            or self.model.n_strength != N_STRENGTH
+            or self.repeats != 1
+        ):
+            raise ConfigError(
+                "A network that restores pictures has no coils, no k-space and no noise to keep.",
+                f"Leave out loss = kspace, supervision, map_refinement and repeats; n_strength is {N_STRENGTH}.",
+            )
 
     def recorded(self) -> dict[str, Any]:
         """What made the weights, without the folders of the machine that did; fit for JSON."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from mri_unroll.nets.model import Network
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.training.blurring import BlurredPictures
 from mri_unroll.training.dataset import Scans
-from mri_unroll.training.examples import Example, prepare, split
+from mri_unroll.training.examples import Supervised, prepare, split
 from mri_unroll.training.self_supervision import HeldOutExample
 from mri_unroll.training.settings import TrainingConfig
 
@@ -52,12 +53,17 @@ class HeldOutPeople:
         What the scores are, in words.
     """
 
-    def __init__(self, scans: Scans, config: TrainingConfig, refines_maps: bool, device: torch.device) -> None:
+    def __init__(
+        self, scans: Scans | BlurredPictures, config: TrainingConfig, refines_maps: bool, device: torch.device
+    ) -> None:
         self.device = device
         self.score = IN_BODY
+        self.groups: dict[float, list[Supervised | HeldOutExample]] = {}
+        if isinstance(scans, BlurredPictures):
+            self.groups[0.0] = [scans[index] for index in range(len(scans))]
+            return
         n_strength = config.model.n_strength
         acquisitions = [scans[index] for index in range(len(scans))]
-        self.groups: dict[float, list[Example | HeldOutExample]] = {}
         with torch.no_grad(), use_engine("torch"):
             if any(acquired.coil_images is None for acquired in acquisitions):
                 self.score = AT_HELD_OUT
@@ -95,14 +101,14 @@ class HeldOutPeople:
                 iterates = list(network.iterates(there.adjoint_kspace, there.op, there.strength))
                 scores.append((score(iterates[0], there), score(iterates[-1], there)))
                 if len(pictures) < n_pictures:
-                    truth = there.rss if isinstance(there, Example) else there.adjoint_kspace.abs()
+                    truth = there.rss if isinstance(there, Supervised) else there.adjoint_kspace.abs()
                     shown = (iterates[0].abs(), iterates[-1].abs(), truth)
                     pictures.append(tuple(picture[0].float().cpu().numpy() for picture in shown))
             means.append((float(np.mean([s for s, _ in scores])), float(np.mean([r for _, r in scores]))))
         return Findings(means[0][0], means[0][1], means[-1][1], pictures)
 
 
-def score(image: Tensor, example: Example | HeldOutExample) -> float:
+def score(image: Tensor, example: Supervised | HeldOutExample) -> float:
     """NMSE in decibels: of the magnitude in the body, or of the k-space that was held out."""
     if isinstance(example, HeldOutExample):
         return 10 * math.log10(max(example.error(image), 1e-30))

@@ -223,6 +223,11 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
     return network.eval(), config, card
 
 
+def task(card: dict[str, Any]) -> str:
+    """What a network was trained for, by its model card: ``"reconstruct"`` k-space or ``"restore"`` pictures."""
+    return str(card.get("task") or card.get("run", {}).get("task") or "reconstruct")
+
+
 def transfer(source: nn.Module, target: nn.Module) -> None:
     """Start a network from the weights of a smaller one of the same widths.
 

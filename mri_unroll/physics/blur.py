@@ -77,10 +77,15 @@ class BlurOperator(LinearOperator):
             self._grid = tuple(next_fast_len(n + b) for n, b in zip(self.image_shape, self._behind, strict=True))
         if boundary == "reflect":
             self._grid = tuple(next_fast_len(n + p - 1) for n, p in zip(self.image_shape, psf_shape, strict=True))
+        self.psf = psf
         psf = psf.to(psf.dtype.to_complex())
         wrapped = torch.roll(_pad_behind(psf, self._grid), tuple(-b for b in self._behind), self._axes)
         self._transfer = math.sqrt(math.prod(self._grid)) * fft(wrapped, self._axes)
         self._power = self._transfer.abs().square() if boundary == "periodic" else None
+
+    def to(self, device: torch.device) -> BlurOperator:
+        """The same on another device."""
+        return BlurOperator(self.psf.to(device), self.image_shape, self.boundary)
 
     @property
     def mean_power(self) -> float:

@@ -172,7 +172,12 @@ def _classical(name: str, method: ClassicalMethod, config: ReconstructionConfig,
 
 
 def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.device) -> Reconstructor:
-    network, model_config, _ = model.load(path)
+    network, model_config, card = model.load(path)
+    if model.task(card) != "reconstruct":
+        raise ConfigError(
+            f"The network {name!r} restores finished pictures; it does not reconstruct k-space.",
+            "Use it as `recon STUDY --mode restore`, or choose another method (`mri-unroll methods`).",
+        )
     knows_noise = model_config.n_strength > model.N_STRENGTH
     if config.denoise and not knows_noise:
         raise ConfigError(

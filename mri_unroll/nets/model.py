@@ -69,6 +69,7 @@ class ModelConfig:
     n_priors: int = 0  # as many, each shared by consecutive steps with scales and weights of their own; 0: see `tied`
     map_refinement: MapRefinement = "none"  # of the coil maps: "once" at the start, or before "each" step
     map_width: int = 16  # channels of a refinement network
+    prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -109,6 +110,11 @@ class ModelConfig:
                 f"Expected n_priors from 1 to n_steps, without `tied`, in an unrolled network; got {self.n_priors}.",
                 "Tied steps share their weights whole, and an equilibrium has one step.",
             )
+        if self.prior_last and (self.data_term != "cg" or self.kind == "equilibrium"):
+            raise ConfigError(
+                "Expected prior_last with conjugate gradients in an unrolled network.",
+                "A gradient step ends with its prior as it is.",
+            )
         if self.kind == "equilibrium" and self.map_refinement != "none":
             raise ConfigError(
                 "Expected no map refinement in an equilibrium: its fixed point belongs to one operator.",
@@ -128,7 +134,9 @@ def build(config: ModelConfig) -> Network:
         return PRIORS[config.prior](1, config.n_strength, config.widths, config.fold)
 
     def step(prior: Prior) -> nn.Module:
-        return ProximalStep(prior, config.n_strength, config.n_cg) if config.data_term == "cg" else GradientStep(prior)
+        if config.data_term == "gradient":
+            return GradientStep(prior)
+        return ProximalStep(prior, config.n_strength, config.n_cg, config.prior_last)
 
     def refiners() -> list[MapRefiner]:
         count = {"none": 0, "once": 1, "each": config.n_steps}[config.map_refinement]

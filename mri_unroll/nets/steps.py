@@ -30,16 +30,22 @@ class ProximalStep(nn.Module):
         Length of the strength vector.
     n_cg
         Conjugate gradient iterations.
+    prior_last
+        The other order: :math:`x_{k+1} = P_k(\arg\min_x \|Ax-y\|^2 + \lambda_k\|x-x_k\|^2)`. The last word is the
+        prior's, so that noise which agreement with the data brings back is removed again. Right where noise is
+        amplified and must not look like tissue, as in deblurring; where measured samples are to stay, the first order.
 
     Notes
     -----
     Aggarwal, Mani and Jacob (MoDL), IEEE Trans. Med. Imaging 38, 394 (2019), doi:10.1109/TMI.2018.2865356. Unlike MoDL,
-    weights are not shared over steps and the prior sees the gradient.
+    weights are not shared over steps and the prior sees the gradient. The other order is half-quadratic splitting,
+    Zhang et al., CVPR 2017, doi:10.1109/CVPR.2017.300.
     """
 
-    def __init__(self, prior: Prior, n_strength: int, n_cg: int) -> None:
+    def __init__(self, prior: Prior, n_strength: int, n_cg: int, prior_last: bool = False) -> None:
         super().__init__()
         self.prior = prior
+        self.prior_last = prior_last
         self.n_cg = n_cg
         self.log_weight = nn.Linear(n_strength, 1)
         nn.init.zeros_(self.log_weight.weight)
@@ -47,9 +53,12 @@ class ProximalStep(nn.Module):
 
     def forward(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
         """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``."""
+        weight = self.weight(strength)
+        if self.prior_last:
+            image = data_consistency(op, adjoint_kspace, image, weight, self.n_cg)
         gradient = op.gradient(image, adjoint_kspace)
         proposal = self.prior(torch.stack([image, gradient], dim=1), strength)
-        return data_consistency(op, adjoint_kspace, proposal, self.weight(strength), self.n_cg)
+        return proposal if self.prior_last else data_consistency(op, adjoint_kspace, proposal, weight, self.n_cg)
 
     def weight(self, strength: Tensor) -> Tensor:
         r""":math:`\lambda_k`, positive, ``(batch, 1, 1)``."""

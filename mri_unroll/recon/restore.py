@@ -32,8 +32,8 @@ RESTORE_METHODS: dict[str, str] = {
     "wiener": "Wiener filter of scikit-image; a baseline",
 }
 # Weights in units of the noise level, and iterations; see docs/dicom.md for how they were chosen.
-_WEIGHTS = {"tv": 0.6, "wavelet": 1.0, "wiener": 8.0}
-_ITERATIONS = {"tv": 200, "wavelet": 100, "richardson-lucy": 20}
+_WEIGHTS = {"tv": 0.2, "wavelet": 0.3, "wiener": 32.0}
+_ITERATIONS = {"tv": 200, "wavelet": 100, "richardson-lucy": 8}
 
 
 def make_restorer(

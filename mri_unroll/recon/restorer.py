@@ -29,7 +29,7 @@ Solve = Callable[[BlurredProblem], Tensor]  # complex (1, y, x), in units of the
 EMPTY = "Empty slice: the source is zero, and so is the picture."
 _AIR = 0.1  # of bright; residuals are judged above it, because magnitudes of air do not scatter about zero
 _TRUSTED = 2.0  # residual in units of noise above which the point spread function is doubted
-_BEYOND = 0.02  # share of the magnitude of k-space outside the cut, above which the cut is doubted
+_BEYOND = 0.05  # share of the norm of k-space outside the cut, above which it is doubted; magnitudes bend a little
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,6 +50,19 @@ def test_several_files_hold_what_one_would(path: Path) -> None:
     assert files(path.with_name("one.safetensors")) == [path.with_name("one.safetensors")]
 
 
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {name: name.upper() for name in ("z", "config", "card", "a", "umlaut ü", 'quote "')}
+    digests = set()
+    for number in range(6):
+        target = tmp_path / f"{number}.safetensors"
+        write({"odd": torch.arange(3.0), "even": torch.ones(2, 2)}, metadata, target)
+        digests.add(digest(target))
+        tensors, found = read(target)
+        assert found == metadata
+        assert torch.equal(tensors["odd"], torch.arange(3.0))
+    assert len(digests) == 1
+
+
 def test_the_digest_of_the_first_covers_the_others(path: Path) -> None:
     assert digest(path) == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     with safe_open(path, framework="pt") as file:

@@ -48,16 +48,26 @@ def write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, max_
     digests = []
     for number, group in enumerate(others, start=2):
         with atomic_path(_part(path, number), overwrite=True) as target:
-            safetensors.torch.save_file(group, target, metadata={_PART: str(number)})
+            target.write_bytes(_ordered(safetensors.torch.save(group, metadata={_PART: str(number)})))
         digests.append(digest(_part(path, number)))
     # The first comes last: until then the old one refuses the new parts.
     with atomic_path(path, overwrite=True) as target:
         listed = {_PARTS: json.dumps(digests)} if digests else {}
-        safetensors.torch.save_file(first, target, metadata=metadata | listed)
+        target.write_bytes(_ordered(safetensors.torch.save(first, metadata=metadata | listed)))
     for number in count(len(digests) + 2):
         if not (_part(path, number).is_file() and _part_number(_part(path, number)) == number):
             break
         _part(path, number).unlink()
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors writes it in another one every time, and digests differ."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

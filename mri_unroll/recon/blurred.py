@@ -10,6 +10,7 @@ import pywt
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 from mri_unroll.physics.blur import BlurOperator
 from mri_unroll.physics.linop import operator_norm
@@ -22,6 +23,8 @@ _WAVELET = "db2"
 _NORMAL_MEDIAN = 0.6744897501960817  # of the magnitude of a standard normal number
 _TISSUE = 0.1  # of bright; below it magnitudes are air, where they scatter less than the noise does
 _ENOUGH = 256  # coefficients that a median needs
+_WINDOW = 7  # pixels of a side, over which the power of the source is compared with that of noise
+_NOISE_ALONE, _SIGNAL = 1.6, 3.0  # times the power of noise: below the first nothing is there, above the second all is
 
 
 def estimate_noise(picture: NDArray[np.floating], bright: float) -> float:
@@ -94,6 +97,34 @@ def pose(
         warnings=(),
         lipschitz=norm_bound(op) if lipschitz is None else lipschitz,
     )
+
+
+def keep_quiet(problem: BlurredProblem, restored: Tensor) -> Tensor:
+    r"""Restore nothing where the source holds no more than its noise: there its local mean is shown.
+
+    A network may make structure of noise that deblurring amplifies. Where the mean square of the source over a window
+    is what noise alone gives, :math:`2\sigma^2` of a magnitude, nothing is there to be restored; from three times that
+    on the picture is the network's, in between they are mixed.
+
+    Parameters
+    ----------
+    problem
+        What was solved.
+    restored
+        Its solution, complex ``(1, y, x)``.
+    """
+    op = problem.op
+    source, noise = problem.kspace, problem.noise_level
+    if isinstance(op, TruncationOperator):  # filled with zeros, white noise spreads over more pixels
+        source, noise = op.adjoint(source), noise * passed_share(op) ** 0.5
+    if noise == 0:
+        return restored
+    size = source.abs()
+    edge = (_WINDOW // 2,) * 4
+    pictures = pad(torch.stack([size, size.square()], dim=1), edge, mode="replicate")
+    mean, power = avg_pool2d(pictures, _WINDOW, stride=1).unbind(1)
+    share = ((power / (2 * noise**2) - _NOISE_ALONE) / (_SIGNAL - _NOISE_ALONE)).clamp(0, 1)
+    return share * restored + (1 - share) * mean
 
 
 def passed_share(op: BlurOperator | TruncationOperator) -> float:

@@ -17,7 +17,7 @@ from mri_unroll.errors import ConfigError, ModelError
 from mri_unroll.nets import model
 from mri_unroll.physics.blur import BlurOperator
 from mri_unroll.recon import classical
-from mri_unroll.recon.blurred import BlurredProblem
+from mri_unroll.recon.blurred import BlurredProblem, keep_quiet
 from mri_unroll.recon.psf import PsfSpec, parse_psf
 from mri_unroll.recon.reconstructor import choose_device, weights_folder
 from mri_unroll.recon.restorer import Restorer
@@ -111,7 +111,7 @@ def _learned(name: str, path: Path, psf: PsfSpec, device: torch.device) -> Resto
         op = problem.op.to(device) if isinstance(problem.op, BlurOperator) else problem.op
         adjoint_data = op.adjoint(problem.kspace.to(device))
         value: Tensor = network(adjoint_data, op, problem.strength.to(device)).value
-        return value.cpu()
+        return keep_quiet(problem, value.cpu())
 
     return Restorer(name, psf, solve, device, {"n_steps": config.n_steps}, model.digest(path))
 

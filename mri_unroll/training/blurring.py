@@ -24,6 +24,7 @@ from mri_unroll.training.simulate import Turn, field_of_view, smooth_noise
 
 PATCH = 144  # pixels of a side, at most: whole slices would train on fewer pictures in the same time
 EMPTY_SHARE = 0.08  # of pictures that hold nothing but noise: a network must not see tissue in it
+DRAWN_SHARE = 0.15  # of pictures that are drawn: real ones hold noise of their own, which is no truth to learn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +63,8 @@ class BlurredPictures:
         What decides the items, and how many there are.
     turn
         Rotates and zooms pictures; None: as they are.
-    empty_share
-        Of pictures that hold nothing but noise; they have no relative error to be scored by.
+    empty_share, drawn_share
+        Of pictures that hold nothing but noise, which have no relative error to be scored by, and of `drawn_picture`.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class BlurredPictures:
         length: int,
         turn: Turn | None = None,
         empty_share: float = EMPTY_SHARE,
+        drawn_share: float = 0.0,
     ) -> None:
         self.volumes = volumes
         self.seed = seed
         self.length = length
         self.turn = turn
         self.empty_share = empty_share
+        self.drawn_share = drawn_share
         self._images: dict[Path, NDArray[np.uint16]] = {}
 
     def __len__(self) -> int:
@@ -87,7 +90,9 @@ class BlurredPictures:
     def __getitem__(self, index: int) -> BlurredExample:
         rng = np.random.default_rng([self.seed, index, 2])
         with torch.no_grad(), use_engine("torch"):
-            return blur(sharp_picture(self._image(rng), rng, self.turn), rng, self.empty_share)
+            drawn = rng.random() < self.drawn_share
+            truth = drawn_picture(rng) if drawn else sharp_picture(self._image(rng), rng, self.turn)
+            return blur(truth, rng, self.empty_share)
 
     def _image(self, rng: Generator) -> NDArray[np.uint16]:
         while True:
@@ -116,6 +121,21 @@ def sharp_picture(image: NDArray[np.uint16], rng: Generator, turn: Turn | None =
         if np.count_nonzero(patch > 0.1) > 0.15 * patch.size:
             break
     return patch
+
+
+def drawn_picture(rng: Generator) -> NDArray[np.float64]:
+    """Ellipses in ellipses, each of one brightness, softly shaded, without any noise: ``(y, x)``, up to about 1."""
+    shape = (int(rng.integers(PATCH - 48, PATCH + 1)), int(rng.integers(PATCH - 48, PATCH + 1)))
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    picture = np.zeros(shape)
+    for number in range(int(rng.integers(1, 30))):
+        centre, angle = rng.uniform(-0.8, 0.8, 2) * min(number, 1), rng.uniform(0, np.pi)
+        along = (y - centre[0]) * math.cos(angle) + (x - centre[1]) * math.sin(angle)
+        across = -(y - centre[0]) * math.sin(angle) + (x - centre[1]) * math.cos(angle)
+        radii = rng.uniform(0.6, 1.3, 2) if number == 0 else np.exp(rng.uniform(math.log(0.02), math.log(0.6), 2))
+        inside = np.hypot(along / radii[0], across / radii[1]) < 1
+        picture[inside & (picture > 0) if number else inside] = rng.uniform(0.05, 1.0)
+    return picture * np.exp(rng.uniform(0, 0.2) * smooth_noise(shape, 2, rng))
 
 
 def blur(truth: NDArray[np.float64], rng: Generator, empty_share: float = 0.0) -> BlurredExample:

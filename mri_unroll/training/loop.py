@@ -18,7 +18,7 @@ from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save, transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.training import checkpoint
-from mri_unroll.training.blurring import EMPTY_SHARE, BlurredPictures
+from mri_unroll.training.blurring import DRAWN_SHARE, EMPTY_SHARE, BlurredPictures
 from mri_unroll.training.dataset import Scans, SimulatedScans, Volume, find_volumes
 from mri_unroll.training.examples import CalibratedScans, Supervised
 from mri_unroll.training.journal import Journal
@@ -260,7 +260,8 @@ def _scans(
                 "The task `restore` learns from magnitude pictures; the folder of training data holds raw k-space.",
                 "Give a folder with index.json and .npz files.",
             )
-        return BlurredPictures(volumes, seed, length, turn, EMPTY_SHARE if augment else 0.0)
+        shares = (EMPTY_SHARE, DRAWN_SHARE) if augment else (0.0, 0.0)
+        return BlurredPictures(volumes, seed, length, turn, *shares)
     if volumes[0].path.suffix == ".h5":
         return MeasuredScans(volumes, seed, length, config.supervision == "reference", turn)
     # Validation keeps to the usual masks, so that runs with other shares can be compared.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
 
 from mri_unroll.errors import CorruptScan, InputError, UnsupportedScan
 from mri_unroll.io.content import MAX_BYTES
@@ -108,10 +109,15 @@ def _merge(header: Dataset, group: Dataset) -> None:
                 if keyword == element.keyword:
                     header[element.tag] = element
                 else:
-                    setattr(header, keyword, element.value)
+                    setattr(header, keyword, _as_classic(keyword, element.value))
         if macro.keyword == "MRDiffusionSequence" and macro.value:
             for item in macro.value[0].get("DiffusionGradientDirectionSequence", [])[:1]:
                 header.DiffusionGradientOrientation = item.DiffusionGradientOrientation
+
+
+def _as_classic(keyword: str, value: Any) -> Any:
+    """A value in the representation that classic MR has for it: doubles become decimal strings."""
+    return DSfloat(float(value), auto_format=True) if keyword == "EchoTime" else value
 
 
 def _frame(header: Dataset, dataset: Dataset, place: Place, number: int | None) -> Frame:

@@ -19,7 +19,8 @@ from mri_unroll.errors import ConfigError
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 MaskKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "poisson"]
 Effort = Literal["fast", "normal", "best"]
-OutputFormat = Literal["auto", "h5", "nifti", "npy"]
+OutputFormat = Literal["auto", "h5", "nifti", "npy", "dicom"]
+StudyMode = Literal["restore", "retrospective"]
 
 Config = TypeVar("Config")
 
@@ -70,6 +71,63 @@ class ReconstructionConfig:
         if self.center_fraction is not None:
             return self.center_fraction
         return 0.32 / (self.accelerate or 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """What is made of a DICOM study: what the ``recon`` command line can say of one.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range.
+    """
+
+    mode: StudyMode
+    psf: str | None = None  # of "restore", see recon.psf.parse_psf
+    method: str | None = None  # None: "restore" or "unrolled", as the mode asks
+    series: str | None = None  # name or number; None: every series that can be used
+    format: OutputFormat = "auto"  # "auto": DICOM
+    device: DeviceChoice = "auto"
+    accelerate: float | None = None  # of "retrospective", > 1
+    mask: MaskKind = "equispaced_fraction"
+    center_fraction: float | None = None
+    seed: int = 0  # of mask and synthetic phase
+    n_coils: int = 1  # synthetic ones, of "retrospective"
+    insist: bool = False  # simulate although the pictures were processed before
+    reg_weight: float | None = None
+    n_iterations: int | None = None
+    keep_private: bool = False  # vendors' elements, in DICOM written
+    deidentify: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        if self.mode == "restore" and self.psf is None:
+            raise ConfigError(
+                "Expected a point spread function for the mode `restore`: what blurred the pictures?",
+                "Add --psf gaussian:FWHM_MM, --psf measured:FILE or --psf kspace-truncation:R.",
+            )
+        if self.mode == "retrospective" and not (self.accelerate and 1 < self.accelerate < float("inf")):
+            raise ConfigError(
+                f"Expected an acceleration above 1 for the mode `retrospective`, got {self.accelerate}.",
+                "Add --accelerate R.",
+            )
+        if self.n_coils < 1 or self.n_coils > 64 or self.seed < 0:
+            raise ConfigError(f"Expected 1 to 64 coils and a seed of 0 or more, got {self.n_coils} and {self.seed}.")
+
+    def as_reconstruction(self) -> ReconstructionConfig:
+        """Settings of the method that reconstructs simulated k-space."""
+        return ReconstructionConfig(
+            method=self.method or "unrolled",
+            device=self.device,
+            accelerate=self.accelerate,
+            mask=self.mask,
+            center_fraction=self.center_fraction,
+            seed=self.seed,
+            reg_weight=self.reg_weight,
+            n_iterations=self.n_iterations,
+        )
 
 
 def load_toml(path: Path | str, cls: type[Config]) -> Config:

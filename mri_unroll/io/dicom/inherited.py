@@ -72,7 +72,7 @@ def complete(dataset: Dataset) -> None:
         dataset.InPlanePhaseEncodingDirection = phase_encoding
     elif "InPlanePhaseEncodingDirection" in dataset:
         del dataset.InPlanePhaseEncodingDirection
-    if not any(dataset.get(name) for name in ("BodyPartExamined", "ImageLaterality", "AnatomicRegionSequence")):
+    if not any(dataset.get(name) for name in ("BodyPartExamined", "ImageLaterality")):
         dataset.setdefault("Laterality", "")  # asked for where the body part may be one of a pair; unknown here
     if not dataset.get("StudyInstanceUID"):
         dataset.StudyInstanceUID = identifier("study", str(dataset.get("SeriesInstanceUID", "")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,7 @@ def write_derived(
     keep_private: bool = False,
     overwrite: bool = False,
     made: datetime | None = None,
+    change: Callable[[Dataset], None] | None = None,
 ) -> Written:
     """Write a volume as a new series of the study that it was made from.
 
@@ -71,6 +72,8 @@ def write_derived(
         Replace files that are there.
     made
         When; None: `SOURCE_DATE_EPOCH` if set, else now.
+    change
+        Called with each object before it is written, such as a `Deidentifier`.
 
     Raises
     ------
@@ -99,6 +102,8 @@ def write_derived(
             dataset.SOPInstanceUID = identifier("instance", series_uid, str(frame.header.SOPInstanceUID), str(index))
             if str(frame.header.get("LossyImageCompression", "")) == "01":  # once lossy, always lossy
                 dataset.LossyImageCompression = "01"
+            if change is not None:
+                change(dataset)
             datasets.append(dataset)
     return Written(write_all(datasets, folder, overwrite), volume.slope, volume.warnings)
 

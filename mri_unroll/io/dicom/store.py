@@ -42,6 +42,7 @@ def store(parcels: Sequence[Parcel], peer: Peer, outcome: Outcome, timeout: floa
     """
     _config.LOG_HANDLER_LEVEL = "none"  # its log names instances
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
+    _knock(peer, timeout)
     kinds = list(dict.fromkeys((parcel.sop_class, parcel.syntax) for parcel in parcels))
     for first in range(0, len(kinds), _MAX_CONTEXTS):
         part = kinds[first : first + _MAX_CONTEXTS]
@@ -51,7 +52,7 @@ def store(parcels: Sequence[Parcel], peer: Peer, outcome: Outcome, timeout: floa
             entity.add_requested_context(sop_class, syntax)
         association = entity.associate(peer.host, peer.port, ae_title=peer.called)
         if not association.is_established:
-            raise _why_not(association, peer, timeout)
+            raise _why_not(association, peer)
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for parcel in parcels:
@@ -88,7 +89,7 @@ def _broken(peer: Peer) -> Interrupted:
     return Interrupted(f"{peer.address} broke off or did not answer in time.", "Send again: only the rest is sent.")
 
 
-def _why_not(association: Association, peer: Peer, timeout: float) -> MriUnrollError:
+def _why_not(association: Association, peer: Peer) -> MriUnrollError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         result, source, reason = (getattr(answer, name, None) for name in ("result", "result_source", "diagnostic"))
@@ -99,10 +100,15 @@ def _why_not(association: Association, peer: Peer, timeout: float) -> MriUnrollE
         if source == 1 and reason == 3:
             return InputError(f"{peer.address} does not know us as {peer.calling!r}.", "Add `?calling=AET`.")
         return InputError(f"{peer.address} refuses the association.", "Ask its administrator to allow this sender.")
+    return Interrupted(f"{peer.address} ended the association.", "Check that it speaks DICOM and accepts us.")
+
+
+def _knock(peer: Peer, timeout: float) -> None:
+    """See whether anybody listens: pynetdicom does not say why a connection failed, and leaves its socket open."""
     try:
         socket.create_connection((peer.host, peer.port), timeout).close()
-    except socket.gaierror:
-        return InputError(f"There is no host {peer.host}.", "Check the address.")
+    except socket.gaierror as error:
+        raise InputError(f"There is no host {peer.host}.", "Check the address.") from error
     except OSError as error:
-        return Interrupted(f"{peer.address} cannot be reached: {error.strerror or 'no answer'}.", "Check the port.")
-    return Interrupted(f"{peer.address} ended the association.", "Check that it speaks DICOM and accepts us.")
+        reason = error.strerror or "no answer"
+        raise Interrupted(f"{peer.address} cannot be reached: {reason}.", "Check host and port.") from error

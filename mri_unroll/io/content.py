@@ -118,36 +118,43 @@ def _is_nifti(head: bytes) -> bool:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes as ``"sha256:..."``."""
-    return _read_through(*_identity(path))[0]
+    return _digest(*_identity(path))
 
 
 def places_of_heaps(path: Path) -> tuple[int, ...]:
-    """Where in a file the mark of an HDF5 global heap stands; found while computing `digest`."""
-    return _read_through(*_identity(path))[1]
+    """Where in a file the mark of an HDF5 global heap stands."""
+    return _places_of_heaps(*_identity(path))
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
+    """What tells a new content from an old one: path, size and the time it was changed."""
     status = path.stat()
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)  # a volume that is streamed slice by slice asks often
-def _read_through(path: str, size: int, changed: int) -> tuple[str, tuple[int, ...]]:
-    """Read a file once, in pieces. ``size`` and the time it was ``changed`` tell a new content from an old one."""
-    hashing = hashlib.sha256()
-    places: list[int] = []
-    tail, start = b"", 0
+def _digest(path: str, size: int, changed: int) -> str:
     with open(path, "rb") as file:
-        while block := file.read(2**22):
-            hashing.update(block)
-            searched = tail + block  # a mark may lie across two pieces
-            found = searched.find(_HEAP_MARK)
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+@lru_cache(maxsize=256)
+def _places_of_heaps(path: str, size: int, changed: int) -> tuple[int, ...]:
+    """Read a file once, in pieces small enough to stay in the processor's cache."""
+    places: list[int] = []
+    kept = len(_HEAP_MARK) - 1  # a mark may lie across two pieces
+    piece = bytearray(2**18 + kept)
+    start = -kept  # place in the file of the first byte of the piece
+    with open(path, "rb", buffering=0) as file:
+        while (read := file.readinto(memoryview(piece)[kept:])) and len(places) <= MAX_HEAPS:
+            end = kept + read
+            found = piece.find(_HEAP_MARK, 0, end)
             while found >= 0 and len(places) <= MAX_HEAPS:
                 places.append(start + found)
-                found = searched.find(_HEAP_MARK, found + 1)
-            tail = searched[1 - len(_HEAP_MARK) :]
-            start += len(searched) - len(tail)
-    return f"sha256:{hashing.hexdigest()}", tuple(places)
+                found = piece.find(_HEAP_MARK, found + 1, end)
+            piece[:kept] = piece[read:end]
+            start += read
+    return tuple(places)
 
 
 def slice_range(slices: slice | None, n_slices: int, name: str) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class Source:
     """Where a scan came from, without anything that names a person."""
 
     format: str  # "fastmri", "npy", ...
-    digest: str  # "sha256:..." of the file's bytes
+    digest: str  # "sha256:..." of the file's bytes; empty where it was not asked for
     n_slices: int  # slices in the file, of which a Scan may hold some
     slices: tuple[int, int]  # [first, last) slices held
     notes: dict[str, str] = field(default_factory=dict)  # contrast, field strength, ... as the header gives them

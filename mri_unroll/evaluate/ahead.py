@@ -69,7 +69,8 @@ class VolumeAhead:
         while first < last and not self._unwanted.is_set():
             started = time.perf_counter()
             try:
-                scan = read_scan(self.path, slice(first, first + CHUNK))  # what lies beyond the end is cut off
+                # what lies beyond the end is cut off; no score needs the digest
+                scan = read_scan(self.path, slice(first, first + CHUNK), with_digest=False)
             except Exception as error:
                 self._pieces.put(error)
                 return

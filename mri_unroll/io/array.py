@@ -41,7 +41,7 @@ _UNKNOWN: dict[str, Any] = {
 _WARNING = "The file carries neither field of view nor slice positions: sizes are in pixels."
 
 
-def read(path: Path, slices: slice | None = None, layout: str | None = None) -> Scan:
+def read(path: Path, slices: slice | None = None, layout: str | None = None, with_digest: bool = True) -> Scan:
     """Read NumPy k-space, or some of its slices.
 
     Parameters
@@ -53,6 +53,8 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
     layout
         Names of the axes in the order of the file: ``slice``, ``coil``, ``kz`` (partition encoding), ``ky`` (readout),
         ``kx`` (phase encoding). None for a file with a trajectory.
+    with_digest
+        Compute the digest of the file; else that of the source is empty.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
     """
     arrays = stored_arrays(path)
     if "trajectory" in arrays:
-        return _read_trajectory(arrange(arrays, layout, path.name), slices, path)
+        return _read_trajectory(arrange(arrays, layout, path.name), slices, path, with_digest)
     stored = _arranged(arrays["kspace"], layout, path.name)
     first, last = slice_range(slices, stored.shape[0], path.name)
     matrix = stored.shape[2:]
@@ -93,7 +95,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
         geometry=Geometry((int(picture[-2]), int(picture[-1])), n_partitions=matrix[0] if len(matrix) == 3 else 1),
         source=Source(
             format="npz" if "archive" in arrays else "npy",
-            digest=digest(path),
+            digest=digest(path) if with_digest else "",
             n_slices=int(stored.shape[0]),
             slices=(first, last),
             notes={"layout": layout or ""},
@@ -103,7 +105,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
     )
 
 
-def _read_trajectory(found: ArrayTrajectory, slices: slice | None, path: Path) -> Scan:
+def _read_trajectory(found: ArrayTrajectory, slices: slice | None, path: Path, with_digest: bool) -> Scan:
     n_slices = int(found.kspace.shape[0])
     first, last = slice_range(slices, n_slices, path.name)
     kspace = np.stack([load_slice(found.kspace[index], index, path.name) for index in range(first, last)])
@@ -115,7 +117,7 @@ def _read_trajectory(found: ArrayTrajectory, slices: slice | None, path: Path) -
         geometry=found.geometry,
         source=Source(
             format="npz",
-            digest=digest(path),
+            digest=digest(path) if with_digest else "",
             n_slices=n_slices,
             slices=(first, last),
             warnings=(_WARNING,),

@@ -29,7 +29,7 @@ from mri_unroll.io.measured import clear_unmeasured, describe_sampling, inferred
 from mri_unroll.scan import Scan, Source
 
 
-def read(path: Path, slices: slice | None = None, layout: str | None = None) -> Scan:
+def read(path: Path, slices: slice | None = None, layout: str | None = None, with_digest: bool = True) -> Scan:
     """Read a fastMRI file, or some of its slices; only those are loaded.
 
     Parameters
@@ -40,6 +40,8 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
         Which slices, as a Python slice of step 1; None: all.
     layout
         Must be None: the layout is fixed.
+    with_digest
+        Compute the digest of the file; else that of the source is empty.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
         geometry=contents.geometry,
         source=Source(
             format="fastmri",
-            digest=digest(path),
+            digest=digest(path) if with_digest else "",
             n_slices=contents.shape[0],
             slices=(first, last),
             notes=contents.notes,

@@ -52,7 +52,7 @@ class _Plan:
         return 1 if self.is_3d else int(self.place.slices.size)
 
 
-def read(path: Path, slices: slice | None = None, layout: str | None = None) -> Scan:
+def read(path: Path, slices: slice | None = None, layout: str | None = None, with_digest: bool = True) -> Scan:
     """Read an ISMRMRD file, or some of its slices; only their samples are loaded.
 
     Parameters
@@ -64,6 +64,8 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
     layout
         Which of several to read, as ``"repetition=1, contrast=0"``: contrast, phase, repetition, set, slab (of 3-D
         volumes), group (in the file), unit (of the trajectory, see `mri_unroll.io.mrd_trajectory`); None: by rule.
+    with_digest
+        Compute the digest of the file; else that of the source is empty.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None) -> 
         geometry=_of_slices(plan.geometry, first, last) if not plan.is_3d else plan.geometry,
         source=Source(
             format="ismrmrd",
-            digest=digest(path),
+            digest=digest(path) if with_digest else "",
             n_slices=plan.n_slices,
             slices=(first, last),
             notes={**plan.header.notes, **plan.selection.notes},

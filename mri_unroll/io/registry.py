@@ -12,7 +12,7 @@ from mri_unroll.image import Image
 from mri_unroll.io.content import digest, plain_file, recognise
 from mri_unroll.scan import Scan
 
-_READERS = {  # each module has read(path, slices, layout) and describe(path, layout)
+_READERS = {  # each module has read(path, slices, layout, with_digest) and describe(path, layout)
     "fastmri": "mri_unroll.io.fastmri",
     "ismrmrd": "mri_unroll.io.mrd",
     "npy": "mri_unroll.io.array",
@@ -23,7 +23,9 @@ _WRITERS = "mri_unroll.io.volume"
 SUFFIXES = {".h5": "h5", ".hdf5": "h5", ".npy": "npy", ".nii": "nifti", ".nii.gz": "nifti"}
 
 
-def read_scan(path: str | Path, slices: slice | None = None, layout: str | None = None) -> Scan:
+def read_scan(
+    path: str | Path, slices: slice | None = None, layout: str | None = None, with_digest: bool = True
+) -> Scan:
     """Read what a scanner measured.
 
     Parameters
@@ -35,6 +37,8 @@ def read_scan(path: str | Path, slices: slice | None = None, layout: str | None 
     layout
         Names of the axes of a NumPy file, such as ``"slice,coil,ky,kx"``; which of several scans in an ISMRMRD file,
         such as ``"repetition=1"``; None for fastMRI.
+    with_digest
+        Compute the digest of the file, for which all of it is read; else ``source.digest`` is empty.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def read_scan(path: str | Path, slices: slice | None = None, layout: str | None 
         If it does not fit in memory.
     """
     path = plain_file(path)
-    scan: Scan = _reader(path).read(path, slices, layout)
+    scan: Scan = _reader(path).read(path, slices, layout, with_digest)
     return scan
 
 

@@ -178,7 +178,7 @@ def run_parts(
             device=str(device),
             fft_engine=engine_name(device) if scan.is_cartesian else f"{engine_name(device)}, {default_engine(device)}",
             parameters=dict(parameters),
-            input_digest=scan.source.digest,
+            input_digest=scan.source.digest or None,
             weights_digest=weights_digest,
             scale=tuple(entry.scale for entry in entries),
         ),

@@ -135,7 +135,7 @@ def _identity(path: Path) -> tuple[str, int, int]:
 @lru_cache(maxsize=256)  # a volume that is streamed slice by slice asks often
 def _digest(path: str, size: int, changed: int) -> str:
     with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"sha256:{hashlib.file_digest(file, hashlib.sha256).hexdigest()}"
 
 
 @lru_cache(maxsize=256)

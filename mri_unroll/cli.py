@@ -6,9 +6,7 @@ Exit codes: 0 done, 2 a file or an option is wrong, 70 a bug, 75 not enough memo
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +14,12 @@ from typing import Annotated
 import typer
 
 from mri_unroll import __version__
-from mri_unroll.config import DeviceChoice, MaskKind, OutputFormat, ReconstructionConfig
-from mri_unroll.errors import ConfigError
 from mri_unroll.evaluate_commands import evaluate_app
-from mri_unroll.folders import Cluster, FolderOptions, Resume, ShardOption, SkipBad, Workers, recon_folder
 from mri_unroll.model_commands import models_app
+from mri_unroll.options import Layout, Threads, set_threads
 from mri_unroll.prediction_commands import prediction_app
+from mri_unroll.recon_command import EXAMPLES, recon
+from mri_unroll.study_commands import holds_study, inspect_study
 from mri_unroll.terminal import (
     RESEARCH,
     RESOURCES,
@@ -34,13 +32,8 @@ from mri_unroll.terminal import (
     put_record,
     put_table,
     tell,
-    tell_summary,
 )
 from mri_unroll.training_commands import training_app
-
-# As reconstructor.SUMMARIES, which needs torch.
-METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "bart-pics", "sigpy-l1wavelet", "unrolled")
-LAYOUT_HELP = 'Axes of a NumPy file, as "slice,coil,ky,kx"; of ISMRMRD which scan, as "repetition=1".'
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: mri-unroll recon knee.h5 -o results",
 )
+app.command(epilog=EXAMPLES)(recon)
 app.add_typer(evaluate_app)
 app.add_typer(prediction_app)
 app.add_typer(training_app)
@@ -61,20 +55,6 @@ def _say_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _complete_method(incomplete: str) -> Iterable[str]:
-    yield from (name for name in METHODS if name.startswith(incomplete))
-    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-    if folder.is_dir():
-        found = {str(path): re.sub(r"\.\d+(?=\.\w+$)", "", str(path)) for path in folder.glob("*.safetensors")}
-        # NAME.2.safetensors beside NAME.safetensors is the second file of one checkpoint.
-        checkpoints = sorted(name for name, first in found.items() if name == first or first not in found)
-        yield from (name for name in checkpoints if name.startswith(incomplete))
-
-
-Layout = Annotated[str | None, typer.Option(help=LAYOUT_HELP, show_default=False)]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="physical cores")]
-
-
 @app.callback()
 def root(
     version: Annotated[
@@ -85,111 +65,21 @@ def root(
 
 
 @app.command(
-    epilog="Example: mri-unroll recon knee.h5 -o results\n\n"
-    "Example: mri-unroll recon brain.h5 -o brain.nii.gz --method l1-wavelet --accelerate 4 --mask equispaced_fraction"
-    "\n\nExample: mri-unroll recon multicoil_test -o results --workers 4 --resume"
+    epilog="Example: mri-unroll inspect knee.h5\n\nExample: mri-unroll inspect kspace.npy --layout coil,ky,kx"
+    "\n\nExample: mri-unroll inspect study_folder"
 )
 @guarded
-def recon(
-    input: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz; or a folder.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or the volume file: .h5, .nii.gz or .npy.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|CHECKPOINT",
-            autocompletion=_complete_method,
-            help="A name that `mri-unroll methods` lists, or a .safetensors file.",
-        ),
-    ] = "unrolled",
-    format: Annotated[OutputFormat, typer.Option(help="auto: by the name of OUT.")] = "auto",
-    accelerate: Annotated[
-        float | None,
-        typer.Option(help="Undersample a fully sampled file R-fold, and score the result.", metavar="R"),
-    ] = None,
-    mask: Annotated[
-        MaskKind | None, typer.Option(help="With --accelerate.", show_default="equispaced_fraction")
-    ] = None,
-    center_fraction: Annotated[
-        float | None,
-        typer.Option(help="With --accelerate: share of lines kept in the centre.", show_default="0.32 / R"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="With --accelerate: of the mask.", show_default="0")] = None,
-    layout: Layout = None,
-    device: Annotated[DeviceChoice, typer.Option(help="auto: a GPU where there is one.")] = "auto",
-    slices: Annotated[
-        str | None, typer.Option(metavar="A:B", help="From A up to, not including, B; counted from 0.")
-    ] = None,
-    reg_weight: Annotated[float | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Networks in bfloat16, where the CPU has it.")] = False,
-    best: Annotated[bool, typer.Option("--best", help="Mean of a network's four passes.")] = False,
-    denoise: Annotated[
-        float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")
-    ] = 0.0,
-    threads: Threads = None,
-    workers: Workers = None,
-    cluster: Cluster = None,
-    shard: ShardOption = None,
-    resume: Resume = False,
-    skip_bad: SkipBad = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Reconstruct a file, or every file of a folder: volume, report, preview and sidecar.
-
-    The paths written go to stdout, all else to stderr; with --json, stdout gets one event a line.
-    """
-    if accelerate is None:
-        given = {"--mask": mask, "--center-fraction": center_fraction, "--seed": seed}
-        if odd := [name for name, value in given.items() if value is not None]:
-            raise ConfigError(f"Without --accelerate there is no use for {', '.join(odd)}.", "Add --accelerate R.")
-    if fast and best:
-        raise ConfigError("Expected one of --fast and --best, got both.", "Leave out one of them.")
-    config = ReconstructionConfig(
-        method=method,
-        format=format,
-        device=device,
-        accelerate=accelerate,
-        mask=mask or "equispaced_fraction",
-        center_fraction=center_fraction,
-        seed=seed or 0,
-        slices=_slice_range(slices),
-        overwrite=overwrite,
-        reg_weight=reg_weight,
-        n_iterations=iterations,
-        denoise=denoise,
-        effort="fast" if fast else "best" if best else "normal",
-    )
-    many = FolderOptions(workers, cluster, shard, resume, skip_bad)
-    if input.is_dir():
-        return recon_folder(input, out, config, layout, threads, many, as_json)
-    many.refuse_for_one_file()
-    with listening(as_json) as events:
-        events({"event": "start", "version": __version__, "input": input.name, "method": method})
-        from mri_unroll.pipeline import reconstruct_file
-
-        _set_threads(threads)
-        outcome = reconstruct_file(input, out, config, layout=layout, events=events)
-    paths = {name: str(getattr(outcome, name)) for name in ("volume", "report", "preview", "sidecar")}
-    tell_summary(outcome.summary)
-    if as_json:
-        put_json({"event": "done", "paths": paths, "summary": outcome.summary})
-    else:
-        put("\n".join(paths.values()))
-
-
-@app.command(epilog="Example: mri-unroll inspect knee.h5\n\nExample: mri-unroll inspect kspace.npy --layout coil,ky,kx")
-@guarded
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Raw k-space: fastMRI or ISMRMRD HDF5, .npy, .npz; or DICOM.")
+    ],
     layout: Layout = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a scan file holds and what it lacks; no picture is made."""
+    """Say what a scan file holds and what it lacks, or list the series of a DICOM study; no picture is made."""
+    if holds_study(file):
+        return inspect_study(file, as_json)
     from mri_unroll.io.registry import describe
 
     found = describe(file, layout)
@@ -231,7 +121,7 @@ def demo(
         events({"event": "start", "input": "the sample scan", "method": "three methods"})
         from mri_unroll.demo import run_demo
 
-        _set_threads(threads)
+        set_threads(threads)
         outcomes = run_demo(out, events)
     rows = []
     for method, outcome in outcomes.items():
@@ -258,23 +148,6 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
     if not findings["ok"]:
         raise typer.Exit(RESOURCES)
     tell("ready: reconstruction can run")
-
-
-def _slice_range(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, colon, last = text.partition(":")
-    if not (colon and last.isdecimal() and (first.isdecimal() or not first)):
-        raise ConfigError(f"Expected --slices A:B, got {text!r}.", "Slices 0, 1 and 2 are 0:3.")
-    return int(first or 0), int(last)
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    from mri_unroll.machine import default_threads
-
-    torch.set_num_threads(threads or default_threads())
 
 
 def main() -> None:

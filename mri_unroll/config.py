@@ -48,6 +48,9 @@ class ReconstructionConfig:
     n_iterations: int | None = None  # of classical methods, >= 1; None: their own
     effort: Effort = "normal"  # of networks; "fast": bfloat16 where the CPU has it; "best": mean of four passes
     denoise: float = 0.0  # of networks, 0..1: share of the noise to remove; 0: as a fully sampled scan would show it
+    like: str | None = None  # with format "dicom": a study of the same scan, for patient and place
+    synthetic_geometry: bool = False  # with format "dicom": places may be made up, which the objects then say
+    deidentify: bool = False  # with format "dicom"
 
     def __post_init__(self) -> None:
         _check_choices(self)

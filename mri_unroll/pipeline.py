@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError, UnsupportedScan
 from mri_unroll.image import Image, join
 from mri_unroll.io.preview import write_preview
-from mri_unroll.io.registry import describe, read_scan, volume_format, write_image
+from mri_unroll.io.registry import describe, read_scan, write_image
 from mri_unroll.io.sidecar import write_sidecar
 from mri_unroll.metrics import CONVENTION
+from mri_unroll.objects import check_place, write_objects
 from mri_unroll.physics.sampling import effective_acceleration
 from mri_unroll.quality import QualityReport, assess
 from mri_unroll.recon.noncartesian import SampledTrajectory
@@ -29,9 +29,9 @@ from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.report import ReportContent, write_report
 from mri_unroll.scan import Scan
+from mri_unroll.targets import check_folder, targets_of
 
 CHUNK = 2  # slices in memory at a time: a volume is never held in complex form
-_SUFFIX = {"h5": ".h5", "nifti": ".nii.gz", "npy": ".npy"}
 
 Events = Callable[[dict[str, Any]], None]  # gets {"event": "progress", "done": ..., "total": ...} and the like
 
@@ -99,10 +99,11 @@ def reconstruct_file(
     config = config or ReconstructionConfig()
     path = Path(path)
     found = describe(path, layout)
+    check_place(found, config)
     targets = targets_of(path, Path(out), config)
     if not config.overwrite and (there := [target for target in targets if target.exists()]):
         raise InputError(f"{there[0]} exists already.", "Use `--overwrite` to replace it, or write to another place.")
-    _check_folder(targets[0].parent)
+    check_folder(targets[0].parent)
     first, last = _slice_range(config, int(found["n_slices"]))
     reconstructor = reconstructor or make_reconstructor(config.method, config)
     started = time.perf_counter()
@@ -113,7 +114,10 @@ def reconstruct_file(
     content = _report_content(path, volume, quality, found, summary)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
-    write_image(volume.image, targets[0], overwrite=config.overwrite)
+    if config.format == "dicom":
+        summary["warnings"] += write_objects(volume.image, targets[0], config)
+    else:
+        write_image(volume.image, targets[0], overwrite=config.overwrite)
     write_preview(volume.image, targets[2], overwrite=config.overwrite)
     write_report(content, targets[1], overwrite=config.overwrite)
     write_sidecar(summary, targets[3], overwrite=config.overwrite)
@@ -187,31 +191,6 @@ def _effective_acceleration(scan: Scan) -> float:
     sampling = sampling_of(scan)
     assert isinstance(sampling, SampledTrajectory)
     return sampling.acceleration
-
-
-def targets_of(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Path, Path, Path, Path]:
-    """Volume, report, preview and sidecar: where they go. The sidecar is written last."""
-    format_of_name = volume_format(out)
-    if format_of_name is not None and not out.is_dir():
-        if config.format not in ("auto", format_of_name):
-            raise InputError(f"{out.name} is named as {format_of_name}, but --format asks for {config.format}.")
-        volume = out
-        stem = out.name[: -len(".nii.gz")] if out.name.endswith(".nii.gz") else out.stem
-    else:
-        stem = path.stem
-        volume = out / f"{stem}{_SUFFIX['h5' if config.format == 'auto' else config.format]}"
-    if volume.resolve() == path.resolve():
-        raise InputError(f"The output {volume} is the input file itself.", "Choose another folder or name.")
-    return volume, *(volume.with_name(stem + suffix) for suffix in (".html", ".png", ".json"))  # type: ignore[return-value]
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse before the work, not after it, a folder that can be neither written nor made."""
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file, so that {folder} cannot be a folder.", "Choose another output.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {nearest} cannot be written by this user.", "Choose another output.")
 
 
 def _slice_range(config: ReconstructionConfig, n_slices: int) -> tuple[int, int]:

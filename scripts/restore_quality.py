@@ -17,12 +17,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from mri_unroll.io.dicom.study import find_series, read_pixels
 from numpy.typing import NDArray
 from rich.progress import track
 
 from mri_unroll import metrics
 from mri_unroll.image import Image
+from mri_unroll.io.dicom.study import find_series, read_pixels
 from mri_unroll.recon.calibrate import brightness
 from mri_unroll.recon.restore import PsfSpec, make_restorer, parse_psf
 from mri_unroll.recon.restorer import spacing_of

@@ -22,7 +22,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import mri_unroll
-from mri_unroll import checkpoints, cli, demo, doctor, machine, terminal
+from mri_unroll import checkpoints, cli, demo, doctor, machine, options, terminal
 from mri_unroll.errors import ConvergenceError, ModelError, ShapeError
 from mri_unroll.nets import model
 from mri_unroll.recon import reconstructor
@@ -527,8 +527,8 @@ def test_methods_are_listed_and_the_default_marked() -> None:
 
 
 def test_method_names_complete() -> None:
-    assert set(cli.METHODS) == set(reconstructor.SUMMARIES)
-    assert list(cli._complete_method("l1")) == ["l1-wavelet"]
+    assert set(options.METHODS) == set(reconstructor.SUMMARIES)
+    assert list(options.complete_method("l1")) == ["l1-wavelet"]
     answer = CliRunner().invoke(
         cli.app,
         prog_name="mri-unroll",
@@ -545,7 +545,7 @@ def test_checkpoints_complete(tmp_path: Path) -> None:
     for name in ("mine", "mine.2", "minor.2"):  # the second file of a checkpoint is not offered
         (tmp_path / f"{name}.safetensors").touch()
     offered = [str(tmp_path / f"{name}.safetensors") for name in ("mine", "minor.2")]
-    assert list(cli._complete_method(f"{tmp_path}/mi")) == offered
+    assert list(options.complete_method(f"{tmp_path}/mi")) == offered
 
 
 def test_models_list_and_show(weights: Path) -> None:

@@ -21,9 +21,9 @@ SEPARATED = frozenset({3})  # floors whose rooms never import each other
 FLOORS = {
     7: (
         *("cli", "model_commands", "evaluate_commands", "prediction_commands", "training_commands", "folders"),
-        *("terminal", "service", "__main__"),
+        *("recon_command", "study_commands", "options", "terminal", "service", "__main__"),
     ),
-    6: ("pipeline", "demo", "checkpoints", "doctor", "cohort", "evaluate", "training"),
+    6: ("pipeline", "objects", "targets", "demo", "checkpoints", "doctor", "cohort", "evaluate", "studies", "training"),
     5: ("recon", "quality", "report"),
     4: ("nets",),
     3: ("io", "metrics", "physics", "solvers"),

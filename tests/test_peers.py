@@ -13,7 +13,7 @@ import torch
 from support.methods import NEEDS_BART, PEER_METHODS
 from support.simulation import blobs, grid_volume, make_scan, sampled_head
 
-from mri_unroll import cli, doctor
+from mri_unroll import doctor, options
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, ConvergenceError, DeviceError, UnsupportedScan
 from mri_unroll.metrics import nmse
@@ -177,7 +177,7 @@ def test_a_program_that_is_there_is_named() -> None:
     assert entry["installed"]
     assert "found here: v" in entry["summary"]
     assert doctor._bart().startswith("v")
-    assert {"bart-pics", "sigpy-l1wavelet"} <= set(cli.METHODS)
+    assert {"bart-pics", "sigpy-l1wavelet"} <= set(options.METHODS)
 
 
 @NEEDS_BART

@@ -16,8 +16,9 @@ from mri_unroll.cohort.tasks import Events, Shard, Task, files_of, spoken, twins
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError
 from mri_unroll.io.registry import volume_format
-from mri_unroll.pipeline import Outcome, reconstruct_file, targets_of
+from mri_unroll.pipeline import Outcome, reconstruct_file
 from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
+from mri_unroll.targets import targets_of
 
 SETTINGS = "cohort.json"  # in the folder of the results: these are ours, and may be continued
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import struct
 import zipfile
@@ -79,8 +80,8 @@ def recognise(path: Path) -> str:
             return "npz"
         if head[128:132] == b"DICM":
             raise UnsupportedScan(
-                f"{path.name} is DICOM, whose reading is not implemented yet.",
-                "DICOM holds finished pictures; give the scanner's raw k-space, converted to the fastMRI layout.",
+                f"{path.name} is DICOM, which holds finished pictures and no k-space.",
+                "Give the scanner's raw data; for what can be done with pictures see `recon STUDY --mode`.",
             )
         if _is_nifti(head):
             raise UnsupportedScan(
@@ -102,6 +103,45 @@ def recognise(path: Path) -> str:
     raise UnknownFormat(
         f"{path.name} is in no known format: its first bytes are {first}.", f"Formats read: {FORMATS_READ}."
     )
+
+
+def dicom_and_others(path: Path) -> tuple[str | None, str | None]:
+    """Names of the first DICOM file and of the first file of raw k-space at a path; only beginnings are read.
+
+    A folder is searched in the order of names until both are found. A zip counts as DICOM if its first file is.
+    """
+    if not path.is_dir():
+        return (path.name if _begins_as_dicom(path) else None), None
+    dicom = others = None
+    for root, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(root) / name
+            if not file.is_file() or (dicom and others):
+                continue
+            if _begins_as_dicom(file):
+                dicom = dicom or name
+            elif file.suffix.lower() in (".h5", ".hdf5", ".mrd", ".npy", ".npz"):
+                others = others or name
+    return dicom, others
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+            if head[128:132] == b"DICM":
+                return True
+            if not head.startswith(b"PK\x03\x04"):
+                return False
+            with zipfile.ZipFile(file) as archive:
+                inside = [info for info in archive.infolist() if not info.is_dir()]
+                if not inside or inside[0].filename.endswith(".npy") or inside[0].flag_bits & 1:
+                    return False
+                with archive.open(inside[0]) as member:
+                    return member.read(132)[128:132] == b"DICM"
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return False  # what it is instead, reading will say
 
 
 def _is_nifti(head: bytes) -> bool:

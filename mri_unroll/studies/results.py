@@ -21,9 +21,9 @@ from mri_unroll.io.preview import write_preview
 from mri_unroll.io.registry import write_image
 from mri_unroll.io.sidecar import write_sidecar
 from mri_unroll.report.study import StudyReport, write_study_report
+from mri_unroll.targets import SUFFIX
 
 Events = Callable[[dict[str, Any]], None]
-_SUFFIX: dict[OutputFormat, str] = {"h5": ".h5", "nifti": ".nii.gz", "npy": ".npy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def refused(study: Study) -> tuple[tuple[str, str], ...]:
 
 def targets_of(out: Path, stem: str, format: OutputFormat) -> dict[str, Path]:
     """Where the files of one series go."""
-    pictures = out / (stem if format in ("auto", "dicom") else stem + _SUFFIX[format])
+    pictures = out / (stem if format in ("auto", "dicom") else stem + SUFFIX[format])
     rest = {name: out / (stem + suffix) for name, suffix in (("report", ".html"), ("preview", ".png"))}
     return {"pictures": pictures, **rest, "sidecar": out / f"{stem}.json"}
 

@@ -74,7 +74,7 @@ def _send(batch: list[Parcel], client: DICOMwebClient, peer: Peer, outcome: Outc
             f"The certificate of {peer.host} is not trusted.", "Name its authority in REQUESTS_CA_BUNDLE."
         ) from error
     except requests.HTTPError as error:
-        status = error.response.status_code
+        status = 0 if error.response is None else error.response.status_code
         if status in (401, 403):
             raise InputError(
                 f"{peer.address} does not let us in (HTTP {status}).",

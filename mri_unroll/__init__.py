@@ -19,26 +19,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mri_unroll import metrics, nets, physics, solvers
+    from mri_unroll.config import StudyConfig
+    from mri_unroll.io.dicom.study import find_series, read_pixels
     from mri_unroll.io.registry import read_scan, write_image
     from mri_unroll.recon.reconstructor import make_reconstructor
+    from mri_unroll.studies.restoring import restore_study
+    from mri_unroll.studies.simulating import simulate_study
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "StudyConfig",
     "__version__",
+    "find_series",
     "make_reconstructor",
     "metrics",
     "nets",
     "physics",
+    "read_pixels",
     "read_scan",
+    "restore_study",
+    "simulate_study",
     "solvers",
     "write_image",
 ]
 
 _ROOMS = frozenset({"metrics", "nets", "physics", "solvers"})
 _HANDED_ON = {  # name: the module it lives in
+    "StudyConfig": "mri_unroll.config",
+    "find_series": "mri_unroll.io.dicom.study",
     "make_reconstructor": "mri_unroll.recon.reconstructor",
+    "read_pixels": "mri_unroll.io.dicom.study",
     "read_scan": "mri_unroll.io.registry",
+    "restore_study": "mri_unroll.studies.restoring",
+    "simulate_study": "mri_unroll.studies.simulating",
     "write_image": "mri_unroll.io.registry",
 }
 

@@ -77,3 +77,68 @@ def join(images: list[Image]) -> Image:
         diagnostics=diagnostics,
         provenance=replace(images[0].provenance, scale=scale),
     )
+
+
+def cropped(image: Image, rows: slice, columns: slice) -> Image:
+    """A part of every picture, where it lies in the patient.
+
+    Raises
+    ------
+    ShapeError
+        If nothing is left, or a slice has a step.
+    """
+    geometry, (_, height, width) = image.geometry, image.pixels.shape
+    (top, bottom, row_step), (left, right, column_step) = rows.indices(height), columns.indices(width)
+    if row_step != 1 or column_step != 1 or bottom <= top or right <= left:
+        raise ShapeError(f"Expected rows and columns within {height} x {width}, got {rows} and {columns}.")
+    pixels = np.ascontiguousarray(image.pixels[:, top:bottom, left:right])
+    size = pixels.shape[1:]
+    # The origin of a picture is its pixel n // 2.
+    moved = (top + size[0] // 2 - height // 2, left + size[1] // 2 - width // 2)
+    fov = geometry.field_of_view
+    changed = replace(
+        geometry,
+        recon_shape=(size[0], size[1]),
+        field_of_view=None if fov is None else (fov[0] * size[0] / height, fov[1] * size[1] / width, fov[2]),
+        position=_shifted(image, moved),
+    )
+    return replace(image, pixels=pixels, geometry=changed)
+
+
+def flipped(image: Image, axis: int) -> Image:
+    """The same with the slices (axis 0), y (1) or x (2) counted from the other end; nothing moves in the patient."""
+    geometry, n = image.geometry, image.pixels.shape[axis]
+    position, axes = geometry.position, geometry.orientation
+    if axis == 0:
+        position = None if position is None else position[::-1].copy()
+    else:
+        beside = n - 1 - 2 * (n // 2)  # pixel n // 2 counted from the other end is another where n is even
+        position = _shifted(image, (beside, 0) if axis == 1 else (0, beside))
+    if axes is not None:
+        axes = axes.copy()
+        axes[(axis + 2) % 3] *= -1  # rows of the orientation are y, x, slice
+    pixels = np.ascontiguousarray(np.flip(image.pixels, axis))
+    return replace(image, pixels=pixels, geometry=replace(geometry, orientation=axes, position=position))
+
+
+def transposed(image: Image) -> Image:
+    """The same with y and x exchanged; twice is the same again."""
+    geometry = image.geometry
+    fov, axes = geometry.field_of_view, geometry.orientation
+    changed = replace(
+        geometry,
+        recon_shape=(geometry.recon_shape[1], geometry.recon_shape[0]),
+        field_of_view=None if fov is None else (fov[1], fov[0], fov[2]),
+        orientation=None if axes is None else axes[[1, 0, 2]],
+    )
+    return replace(image, pixels=np.ascontiguousarray(image.pixels.transpose(0, 2, 1)), geometry=changed)
+
+
+def _shifted(image: Image, pixels: tuple[int, int]) -> NDArray[np.float64] | None:
+    """Positions moved by so many pixels along y and x; None where they or the size of a pixel are unknown."""
+    geometry = image.geometry
+    fov, axes, position = geometry.field_of_view, geometry.orientation, geometry.position
+    if fov is None or axes is None or position is None:
+        return None
+    step = [fov[axis] / image.pixels.shape[1 + axis] * pixels[axis] for axis in (0, 1)]
+    return position + step[0] * axes[0] + step[1] * axes[1]

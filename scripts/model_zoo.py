@@ -141,7 +141,7 @@ def table(arguments: argparse.Namespace) -> list[str]:
         single, half = (float(np.median(times[name, precision])) for precision in PRECISIONS)
         n_steps, validation = quality(known[name][1] if name in known else None)
         lines.append(
-            f"| `{name}` | {ZOO[name].summary} | {count:,} | {work:.1f} | {single:.2f} | {half:.2f} "
+            f"| `{name}` | {ZOO[name].summary} | {count:,} | {work:.1f} | {single:.2g} | {half:.2g} "
             f"| {peak_memory(name, arguments):.2f} | {n_steps} | {validation} |"
         )
     return lines

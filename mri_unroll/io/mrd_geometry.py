@@ -132,9 +132,16 @@ def geometry(
         encoded = (fov[0], fov[1], fov[2])
         picture = (fov[0] * sizes[0] / space.matrix[0], fov[1] * sizes[1] / space.matrix[1], fov[2])
     positions = place.positions
-    if is_3d and positions is not None and place.orientation is not None:
-        steps = np.arange(n_partitions) - n_partitions // 2
-        positions = None if fov is None else positions[0] + steps[:, None] * fov[2] * place.orientation[2]
+    if positions is not None and place.orientation is not None and fov is not None:
+        pixel = np.array([fov[0] / space.matrix[0], fov[1] / space.matrix[1], fov[2]])
+        # A crop that begins at (n - k) // 2 takes the origin off pixel k // 2 where n is even and k odd.
+        cut = [(n - k) // 2 + k // 2 - n // 2 for n, k in zip(space.matrix, sizes, strict=False)]
+        positions = positions + (np.array([*cut, 0][:3]) * pixel) @ place.orientation
+        if is_3d:
+            steps = np.arange(n_partitions) - n_partitions // 2
+            positions = positions[0] + steps[:, None] * pixel[2] * place.orientation[2]
+    elif is_3d:
+        positions = None  # where partitions lie is not known
     shape = space.matrix[2:] * is_3d + space.matrix[:2]
     return Geometry(
         recon_shape=(sizes[0], sizes[1]),

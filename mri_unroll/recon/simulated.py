@@ -5,16 +5,14 @@ A magnitude holds neither coils nor phase nor the noise of k-space. What is put 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mri_unroll.image import Image
-from mri_unroll.physics.fourier import centred_fft, centred_ifft
+from mri_unroll.physics.fourier import centred_fft
 from mri_unroll.physics.phantom import phantom_maps
-from mri_unroll.scan import Geometry, Scan, Source
+from mri_unroll.scan import Scan, Source
 
 STATED = (
     "Coils are {n_coils} synthetic loops around the picture, phase is a smooth random polynomial of about one turn, "
@@ -52,39 +50,6 @@ def simulated_scan(image: Image, n_coils: int, seed: int) -> Scan:
         geometry=image.geometry,
         source=Source("simulated", image.provenance.input_digest or "", count, (0, count)),
     )
-
-
-def at_acquired_size(image: Image, shape: tuple[int, int]) -> Image:
-    """A picture without the zeros that its k-space was filled with: its central ``shape`` samples.
-
-    The field of view stays, brightness too, and pixel ``n // 2`` stays where it is, so that the geometry does.
-    """
-    height, width = image.pixels.shape[-2:]
-    rows, columns = min(shape[0], height), min(shape[1], width)
-    if (rows, columns) == (height, width):
-        return image
-    top, left = height // 2 - rows // 2, width // 2 - columns // 2
-    pictures = []
-    for picture in image.pixels:
-        kspace = centred_fft(torch.from_numpy(picture).to(torch.complex64), (-2, -1))
-        small = centred_ifft(kspace[top : top + rows, left : left + columns], (-2, -1))
-        pictures.append(small.abs().numpy() * np.float32((rows * columns / (height * width)) ** 0.5))
-    geometry = dataclasses.replace(image.geometry, recon_shape=(rows, columns))
-    return dataclasses.replace(image, pixels=np.stack(pictures), geometry=geometry)
-
-
-def turned(image: Image) -> Image:
-    """The same with y and x exchanged, geometry too; twice is the same again."""
-    geometry = image.geometry
-    fov, axes = geometry.field_of_view, geometry.orientation
-    changed: Geometry = dataclasses.replace(
-        geometry,
-        recon_shape=(geometry.recon_shape[1], geometry.recon_shape[0]),
-        field_of_view=None if fov is None else (fov[1], fov[0], fov[2]),
-        orientation=None if axes is None else axes[[1, 0, 2]],
-    )
-    pixels = np.ascontiguousarray(image.pixels.transpose(0, 2, 1))
-    return dataclasses.replace(image, pixels=pixels, geometry=changed)
 
 
 def _phase(shape: tuple[int, int], seed: int) -> NDArray[np.float64]:

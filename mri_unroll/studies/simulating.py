@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mri_unroll.config import StudyConfig
 from mri_unroll.errors import ConfigError, UnsupportedScan
+from mri_unroll.image import transposed
 from mri_unroll.io.dicom.crimes import Crime, acquired_shape, data_crimes
 from mri_unroll.io.dicom.files import quietly
 from mri_unroll.io.dicom.series import Series
@@ -16,8 +17,9 @@ from mri_unroll.io.dicom.writer import Derivation
 from mri_unroll.metrics import CONVENTION
 from mri_unroll.quality import assess
 from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
+from mri_unroll.recon.resampling import resampled
 from mri_unroll.recon.retrospective import undersample
-from mri_unroll.recon.simulated import STATED, at_acquired_size, simulated_scan, turned
+from mri_unroll.recon.simulated import STATED, simulated_scan
 from mri_unroll.report.study import StudyReport
 from mri_unroll.studies.results import (
     Events,
@@ -101,18 +103,18 @@ def _one(
     crimes = data_crimes(source, whole)
     _refuse(crimes, config)
     acquired = acquired_shape(source.frames[0])
-    reference = at_acquired_size(whole, acquired) if acquired else whole
+    reference = resampled(whole, acquired) if acquired else whole  # without zeros that k-space was filled with
     with quietly():
         along_rows = str(source.frames[0].header.get("InPlanePhaseEncodingDirection", "")).startswith("COL")
     # Phase encoding is the last axis of k-space; along a column of the picture, y is.
-    oriented = turned(reference) if along_rows else reference
+    oriented = transposed(reference) if along_rows else reference
     scan = simulated_scan(oriented, config.n_coils, config.seed)
     recon = config.as_reconstruction()
     scan = undersample(scan, config.mask, config.accelerate or 1.0, recon.effective_center_fraction, config.seed)
     image = reconstructor.reconstruct(
         scan, progress=lambda done, total: events({"event": "progress", "done": done, "total": total})
     )
-    image = turned(image) if along_rows else image
+    image = transposed(image) if along_rows else image
     image = dataclasses.replace(image, geometry=reference.geometry)
     quality = assess(image, reference.pixels, "the magnitude pictures that k-space was simulated from")
     events({"event": "writing", "folder": targets["sidecar"].parent.name})
@@ -142,7 +144,7 @@ def _one(
         weights_digest=image.provenance.weights_digest,
     )
     zero_filled = make_reconstructor("zero-filled").reconstruct(scan)
-    zero_filled = turned(zero_filled) if along_rows else zero_filled
+    zero_filled = transposed(zero_filled) if along_rows else zero_filled
     report = StudyReport(
         title=f"Series {source.name}, SIMULATED {config.accelerate:g}x",
         eyebrow="Report of a simulation",

@@ -10,7 +10,7 @@ import secrets
 from functools import lru_cache
 from typing import Any
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 
 from mri_unroll import __version__
@@ -121,6 +121,8 @@ class Deidentifier:
             for element in list(dataset.iterall()):
                 if element.VR in ("LT", "UT", "ST") and element.keyword not in _OURS:
                     element.value = ""
+            if not hasattr(dataset, "file_meta"):  # dicognito looks into it
+                dataset.file_meta = FileMetaDataset()
             self._anonymizer.anonymize(dataset)
             dataset.PatientIdentityRemoved = "YES"
             dataset.LongitudinalTemporalInformationModified = "MODIFIED"

@@ -18,7 +18,12 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from mri_unroll.errors import CorruptScan, InputError, UnknownFormat, UnsupportedScan
 from mri_unroll.io.content import BOMB_BYTES, BOMB_RATIO, plain_file
@@ -161,9 +166,14 @@ def parse(content: bytes, name: str, *, pixels: bool) -> FileDataset:
             has_preamble = content[128:132] == b"DICM"
             _check_deflated(content, name)
             dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=not has_preamble)
+            if "TransferSyntaxUID" not in dataset.file_meta:  # without a preamble; pydicom told by the bytes
+                implicit, little = dataset.original_encoding
+                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
             # pydicom converts values when they are asked for: broken ones show here.
             sop_class = str(dataset.get("SOPClassUID", ""))
             modality = dataset.get("Modality")
+            dataset.get("SOPInstanceUID")
         except InputError:
             raise
         except (InvalidDicomError, EOFError) as error:

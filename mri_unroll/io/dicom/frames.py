@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,15 @@ MR = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")  # the second: converted from classic
 MAX_FRAMES = 20_000
 _VECTOR_SLACK = 1e-3
+_UID = re.compile(r"[0-9.]{1,64}")
+# Other modalities that a message may name (PS3.3 C.7.3.1.1.1). In a broken file a person's name may stand there.
+_MODALITIES = frozenset(
+    {
+        *("CR", "CT", "DOC", "DX", "ECG", "ES", "GM", "IO", "IVUS", "KO", "MG", "NM"),
+        *("OCT", "OP", "OPT", "OT", "PR", "PT", "PX", "REG", "RF", "RG", "RTDOSE", "RTIMAGE"),
+        *("RTPLAN", "RTRECORD", "RTSTRUCT", "SC", "SEG", "SM", "SMR", "SR", "US", "VL", "XA", "XC"),
+    }
+)
 
 # Attributes that functional groups of Enhanced MR hold, under the names that classic MR gives them (PS3.3 C.7.6.16,
 # C.8.13.5); what has the same name in both is taken over as it is.
@@ -59,7 +69,8 @@ def frames_of(dataset: Dataset, place: Place) -> list[Frame]:
 def _frames_of(dataset: Dataset, place: Place) -> list[Frame]:
     sop_class, modality = str(dataset.get("SOPClassUID", "")), str(dataset.get("Modality", "") or "none")
     if modality != "MR":
-        raise UnsupportedScan(f"{place.name} is of modality {_short(modality)}, not MR.", "Give an MR series.")
+        named = f"modality {modality}" if modality in _MODALITIES else "no known modality"
+        raise UnsupportedScan(f"{place.name} is of {named}, not MR.", "Give an MR series.")
     samples = _number(dataset, "SamplesPerPixel", place, 1)
     if samples != 1 or str(dataset.get("PhotometricInterpretation", "MONOCHROME2")) not in (
         "MONOCHROME1",
@@ -69,7 +80,8 @@ def _frames_of(dataset: Dataset, place: Place) -> list[Frame]:
     if sop_class in ENHANCED_MR:
         return list(_multi_frame(dataset, place))
     if sop_class != MR:
-        raise UnsupportedScan(f"{place.name} is no MR image object (SOP class {_short(sop_class)}).")
+        known = sop_class if _UID.fullmatch(sop_class) else "unknown"
+        raise UnsupportedScan(f"{place.name} is no MR image object (SOP class {known}).")
     if _number(dataset, "NumberOfFrames", place, 1) != 1:
         raise UnsupportedScan(f"{place.name} holds several frames in a class that allows for one.", "Convert it.")
     header = Dataset()
@@ -203,8 +215,3 @@ def _spoken(keyword: str) -> str:
         "NumberOfFrames": "number of frames",
         "SamplesPerPixel": "number of samples per pixel",
     }.get(keyword, keyword.lower())
-
-
-def _short(text: str) -> str:
-    """Foreign text for a message: short, printable."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:64]

@@ -37,6 +37,13 @@ _EMPTY_IF_MISSING = (
     *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
 )
 
+_SNOMED = ("SCT", "SRT", "SNM3")
+_PAIRED = (  # PS3.16 Annex L, what MR is made of
+    *("ANKLE", "ARM", "BREAST", "CALF", "CAROTID", "CLAVICLE", "EAR", "ELBOW", "EYE", "FEMUR", "FINGER", "FOOT"),
+    *("FOREARM", "HAND", "HIP", "HUMERUS", "IAC", "KIDNEY", "KNEE", "LEG", "ORBIT", "SCAPULA", "SHOULDER", "SIJOINT"),
+    *("THIGH", "THUMB", "TMJ", "TOE", "WRIST"),
+)
+
 
 def copied(frame: Frame, keep_private: bool) -> Dataset:
     """A frame's header, without what belonged to its pixels, its encoding or its vendor."""
@@ -62,7 +69,11 @@ def complete(dataset: Dataset) -> None:
     for keyword in _EMPTY_IF_MISSING:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
-    for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE"), ("Modality", "MR")):
+    if "InversionTime" in dataset and not dataset.InversionTime:  # nothing, or zero: there was no inversion
+        del dataset.InversionTime
+    # Enhanced MR has no such word; an inversion time is allowed beside IR alone.
+    sequence = "IR" if dataset.get("InversionTime") else "RM"
+    for keyword, value in (("ScanningSequence", sequence), ("SequenceVariant", "NONE"), ("Modality", "MR")):
         if not dataset.get(keyword):
             setattr(dataset, keyword, value)
     phase_encoding = {"COLUMN": "COL", "COL": "COL", "ROW": "ROW"}.get(
@@ -72,10 +83,20 @@ def complete(dataset: Dataset) -> None:
         dataset.InPlanePhaseEncodingDirection = phase_encoding
     elif "InPlanePhaseEncodingDirection" in dataset:
         del dataset.InPlanePhaseEncodingDirection
-    if not any(dataset.get(name) for name in ("BodyPartExamined", "ImageLaterality")):
+    if _may_be_one_of_two(dataset):
         dataset.setdefault("Laterality", "")  # asked for where the body part may be one of a pair; unknown here
     if not dataset.get("StudyInstanceUID"):
         dataset.StudyInstanceUID = identifier("study", str(dataset.get("SeriesInstanceUID", "")))
     if not dataset.get("FrameOfReferenceUID"):
         dataset.FrameOfReferenceUID = identifier("frame", str(dataset.StudyInstanceUID))
     dataset.SOPClassUID = MRImageStorage
+
+
+def _may_be_one_of_two(dataset: Dataset) -> bool:
+    if dataset.get("ImageLaterality"):
+        return False
+    part = str(dataset.get("BodyPartExamined") or "")
+    for region in dataset.get("AnatomicRegionSequence") or ():
+        if not part and region.get("CodingSchemeDesignator") in _SNOMED:
+            part = str(region.get("CodeMeaning") or "")
+    return not part or part.strip().upper() in _PAIRED

@@ -7,13 +7,30 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
-from pydicom.uid import UID
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEGTransferSyntaxes,
+)
 
 from mri_unroll.errors import ConfigError, CorruptScan, InputError, UnsupportedScan
 from mri_unroll.io.content import check_size
+from mri_unroll.io.dicom.apart import Apart
 from mri_unroll.io.dicom.files import Place, quietly, read_object
 from mri_unroll.io.dicom.series import Frame
 
+# Each syntax gets a decoder that fails with an error. GDCM, which is left for JPEG, may end the process: see `apart`.
+_PLUGINS = {
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"),
+}
+_APART = Apart()  # starts when it is needed
 _INSTALL = "Install decoders with `pip install 'mri-unroll[dicom]'`."
 
 
@@ -65,7 +82,11 @@ def _decoded(dataset: FileDataset, place: Place) -> NDArray:
             check_size(place.name, "the pixel data", size, len(dataset.get("PixelData") or b""))
             if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {e.keyword for e in dataset}:
                 raise CorruptScan(f"{place.name} holds no pixels.", "Export it again.")
-            stack = dataset.pixel_array
+            if syntax in JPEGTransferSyntaxes and _has_decoder(syntax):
+                stack = _APART.decode(place.content())
+            else:
+                dataset.pixel_array_options(decoding_plugin=_PLUGINS.get(syntax, ""))
+                stack = dataset.pixel_array
         except InputError:
             raise
         except (NotImplementedError, RuntimeError) as error:
@@ -89,9 +110,10 @@ def _has_decoder(syntax: UID) -> bool:
     from pydicom.pixels import get_decoder
 
     try:
-        return bool(get_decoder(syntax).available_plugins)
+        available = get_decoder(syntax).available_plugins
     except NotImplementedError:
         return False
+    return _PLUGINS[syntax] in available if syntax in _PLUGINS else bool(available)
 
 
 def _within_bits(values: NDArray, dataset: FileDataset) -> NDArray:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -88,7 +89,7 @@ def write_derived(
     datasets = []
     volume = stored(image.pixels)
     with quietly():
-        nearest = _nearest(source.frames, place.corner @ place.normal)
+        nearest = _nearest(source.frames, place.corner)
         for index, frame in enumerate(nearest):
             dataset = copied(frame, keep_private)
             dataset.SeriesNumber = min(_LARGEST_IS, _NUMBER_OFFSET + (source.number or 0))
@@ -144,13 +145,11 @@ def _series_uid(source: Series) -> str:
     return str(source.frames[0].header.get("SeriesInstanceUID", ""))
 
 
-def _nearest(frames: Sequence[Frame], along: np.ndarray) -> list[Frame]:
-    """For each slice the source picture that lies nearest along the normal."""
+def _nearest(frames: Sequence[Frame], corners: NDArray[np.float64]) -> list[Frame]:
+    """For each slice the source picture that lies nearest along the source's normal."""
     normal = np.cross(frames[0].row, frames[0].column)
     places = np.array([frame.position @ normal for frame in frames])
-    if len(along) == len(frames):
-        return list(frames)
-    return [frames[int(np.abs(places - value).argmin())] for value in along]
+    return [frames[int(np.abs(places - corner @ normal).argmin())] for corner in corners]
 
 
 def write_all(datasets: Sequence[Dataset], folder: Path, overwrite: bool) -> tuple[Path, ...]:
@@ -160,6 +159,11 @@ def write_all(datasets: Sequence[Dataset], folder: Path, overwrite: bool) -> tup
         for path in paths:
             if path.exists():
                 raise InputError(f"{path} exists already.", "Use `--overwrite`, or write to another folder.")
+    elif (longer := folder / f"{len(datasets) + 1:04d}.dcm").exists():
+        raise InputError(
+            f"{folder} holds {longer.name}, which a series of {len(datasets)} slices would leave beside its own.",
+            "Empty the folder, or write to another one.",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from mri_unroll.errors import ConfigError, DeviceError, InputError, ModelError, MriUnrollError
+from mri_unroll.interrupts import heeded
 
 BAD_INPUT, BUG, RESOURCES, INTERRUPTED, BROKEN_PIPE = 2, 70, 75, 130, 141
 DEBUG = "MRI_UNROLL_DEBUG"  # environment variable: tracebacks and the warnings of libraries are shown
@@ -201,8 +202,20 @@ def _spoken(value: Any) -> str:
 def listening(as_json: bool) -> Iterator[Events]:
     """Show the events of a reconstruction: JSON lines on stdout, or on stderr a bar on a terminal, else a few lines.
 
-    The road's own ``done`` is left out: the command says more at the end.
+    The road's own ``done`` is left out: the command says more at the end. An interrupt that Python lost ends the
+    command at the next event.
     """
+    with _shown(as_json) as shown, heeded() as check:
+
+        def events(event: dict[str, Any]) -> None:
+            check()
+            shown(event)
+
+        yield events
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Events]:
     if as_json:
         yield lambda event: None if event["event"] == "done" else put_json(event)
     elif sys.stderr.isatty():

@@ -126,6 +126,7 @@ def test_a_simulation_says_so_everywhere(study: Path, tmp_path: Path) -> None:
     [
         {"ImageType": ["DERIVED", "SECONDARY", "M"]},
         {"LossyImageCompression": "01"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D", "FIL"]},
         {"AcquisitionMatrix": [0, 16, 12, 0]},
     ],
 )

@@ -28,6 +28,7 @@ from pydicom.uid import (  # noqa: E402
 from support.dicom import AXIAL, Made, new_uid, objects, packed, save, write_series  # noqa: E402
 
 from mri_unroll.errors import CorruptScan, InputError, UnsupportedScan  # noqa: E402
+from mri_unroll.io.dicom.apart import Apart  # noqa: E402
 from mri_unroll.io.dicom.study import Study, find_series, read_pixels  # noqa: E402
 
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -372,6 +373,22 @@ def test_lossless_jpegs(tmp_path: Path, syntax: str, kind: str) -> None:
         copy = packed(path, tmp_path / "packed" / path.name, kind)
         assert pydicom.dcmread(copy).file_meta.TransferSyntaxUID == syntax
     np.testing.assert_array_equal(read_pixels(find_series(tmp_path / "packed").pick()).pixels, made.pixels())
+
+
+def test_a_decoder_that_dies_is_replaced(tmp_path: Path) -> None:
+    made = Made(count=1, shape=(32, 40))
+    (plain,) = save(objects(made), tmp_path / "plain")
+    content = packed(plain, tmp_path / "packed", "JPEGLosslessProcess14_1").read_bytes()
+    apart = Apart()
+    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
+    with pytest.raises(ValueError, match="could not decode"):
+        apart.decode(b"no picture")
+    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
+    assert apart._child is not None
+    apart._child.kill()
+    with pytest.raises(ValueError, match="died"):
+        apart.decode(content)
+    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
 
 
 def test_names_tell_nothing(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _FILTERS = {
     "SN": "its brightness was evened out",
     "FSL": "it was filtered",
 }
+_BRIGHTNESS = ("NORM", "SN")  # a smooth factor, which changes no detail: said, but nothing is refused for it
 _PARTIAL = {"PFF": "along the readout", "PFP": "along phase encoding"}
 _EMPTY = 0.02  # share of the typical amplitude, below which a frequency counts as empty
 
@@ -69,7 +70,7 @@ def data_crimes(series: Series, image: Image) -> tuple[Crime, ...]:
             )
         for word, sentence in _FILTERS.items():
             if word in kind[2:]:
-                found.append(Crime("filtered", f"ImageType {word}: {sentence}.", False))
+                found.append(Crime("filtered", f"ImageType {word}: {sentence}.", word not in _BRIGHTNESS))
         options = frame.header.get("ScanOptions") or ()
         for word in [options] if isinstance(options, str) else options:
             if str(word).strip() in _PARTIAL:

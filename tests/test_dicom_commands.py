@@ -185,6 +185,21 @@ def test_raw_data_without_a_place_are_refused_as_dicom(tmp_path: Path) -> None:
     assert "SYNTHETIC" in str(pydicom.dcmread(files[0])).upper()
 
 
+def test_deidentification_bears_what_is_empty(tmp_path: Path) -> None:
+    """Empty and missing identifiers, as of raw data and of many a study."""
+    pytest.importorskip("dicognito", reason="the extra `dicom` is not installed")
+    scan = write_fastmri(tmp_path / "scan.h5")
+    arguments = ("--method", "zero-filled", "--format", "dicom", "--allow-synthetic-geometry", "--deidentify")
+    done = run("recon", scan, "-o", tmp_path / "out", *arguments)
+    assert done.exit_code == 0, done.stderr
+    empty = {"StudyID": None, "AccessionNumber": "", "PatientID": "", "PatientName": "", "ReferringPhysicianName": None}
+    write_series(tmp_path / "study", count=2, shape=(48, 40), changes=empty)
+    done = run("recon", tmp_path / "study", "-o", tmp_path / "better", "--mode", "restore", *FAST, "--deidentify")
+    assert done.exit_code == 0, done.stderr
+    for path in [*(tmp_path / "out").rglob("*.dcm"), *(tmp_path / "better").rglob("*.dcm")]:
+        assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
 @needs_dciodvfy
 def test_made_objects_are_valid(tmp_path: Path) -> None:
     scan = write_fastmri(tmp_path / "scan.h5")

@@ -282,6 +282,19 @@ def test_the_judges_find_no_error(tmp_path: Path, how: dict[str, Any]) -> None:
     assert contradictions(list(written.files)) == []
 
 
+@needs_dciodvfy
+def test_small_units_are_valid(tmp_path: Path) -> None:
+    """Raw data come in units of 1e-6: their window is narrower than 1."""
+    source = series_in(tmp_path / "source")
+    image = read_pixels(source)
+    faint = dataclasses.replace(image, pixels=image.pixels * np.float32(1e-9))
+    written = write_derived(faint, source, tmp_path / "out", RESTORED)
+    allowed = set().union(*(complaints(Path(frame.path)) for frame in source.frames))
+    assert set().union(*map(complaints, written.files)) <= allowed
+    back = read_pixels(find_series(tmp_path / "out").pick())
+    np.testing.assert_allclose(back.pixels, faint.pixels, atol=0.51 * written.slope)
+
+
 # --- without a name
 
 

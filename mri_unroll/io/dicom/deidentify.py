@@ -83,6 +83,7 @@ _REMOVED = (
     ),
     *("IconImageSequence", "EncryptedAttributesSequence", "OriginalAttributesSequence", "DigitalSignaturesSequence"),
 )
+_TEXT = ("DA", "DT", "LO", "PN", "SH", "TM", "UI")
 _OURS = ("SeriesDescription", "DerivationDescription", "ImageComments", "ContributionDescription")
 
 
@@ -121,6 +122,8 @@ class Deidentifier:
             for element in list(dataset.iterall()):
                 if element.VR in ("LT", "UT", "ST") and element.keyword not in _OURS:
                     element.value = ""
+                if element.VR in _TEXT and element.value is None:
+                    element.value = ""  # as in a file that was read; dicognito knows no None
             if not hasattr(dataset, "file_meta"):  # dicognito looks into it
                 dataset.file_meta = FileMetaDataset()
             self._anonymizer.anonymize(dataset)

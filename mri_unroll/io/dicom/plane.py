@@ -141,6 +141,9 @@ def put_pixels(dataset: Dataset, volume: Stored, index: int) -> None:
     dataset.HighBit, dataset.PixelRepresentation = 15, 0
     if volume.slope != 1:
         dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = _decimal(volume.slope), "0", "US"
+    dataset.VOILUTFunction = (
+        "LINEAR" if volume.window[1] >= 1 else "LINEAR_EXACT"
+    )  # the first needs a width of 1 or more
     dataset.WindowCenter, dataset.WindowWidth = (_decimal(value) for value in volume.window)
     dataset.PixelData = values.astype("<u2").tobytes()
     dataset["PixelData"].VR = "OW"

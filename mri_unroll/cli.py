@@ -19,6 +19,7 @@ from mri_unroll.model_commands import models_app
 from mri_unroll.options import Layout, Threads, set_threads
 from mri_unroll.prediction_commands import prediction_app
 from mri_unroll.recon_command import EXAMPLES, recon
+from mri_unroll.sending_command import send
 from mri_unroll.study_commands import holds_study, inspect_study
 from mri_unroll.terminal import (
     RESEARCH,
@@ -43,6 +44,7 @@ app = typer.Typer(
     epilog="Example: mri-unroll recon knee.h5 -o results",
 )
 app.command(epilog=EXAMPLES)(recon)
+app.command(epilog="Example: mri-unroll send better dicom://ARCHIVE@pacs.example.org:104")(send)
 app.add_typer(evaluate_app)
 app.add_typer(prediction_app)
 app.add_typer(training_app)

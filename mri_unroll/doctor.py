@@ -18,7 +18,10 @@ from mri_unroll import __version__
 from mri_unroll.errors import MriUnrollError
 from mri_unroll.machine import default_threads, disk_free_bytes, memory_bytes
 
-LIBRARIES = ("torch", "numpy", "scipy", "sigpy", "h5py", "scikit-image", "nibabel", "pydicom", "safetensors")
+LIBRARIES = (
+    *("torch", "numpy", "scipy", "sigpy", "h5py", "scikit-image", "nibabel", "safetensors"),
+    *("pydicom", "pynetdicom", "dicomweb-client", "dicognito"),
+)
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 ABSENT = "not installed"
 LEAST_DISK = 32 * 2**20  # bytes; below this hardly a volume and its report can be written
@@ -53,6 +56,7 @@ def examine(folder: Path | None = None) -> dict[str, Any]:
         importlib.import_module("mri_unroll.pipeline")  # all that a reconstruction needs
         findings |= _devices()
         findings["weights"] = _weights(problems)
+        findings["dicom_decoders"] = _decoders()
     except Exception as error:  # whatever a broken library throws is the finding
         problems.append(f"The reconstruction cannot be loaded: {type(error).__name__}: {error}.")
     findings["threads"] = default_threads()
@@ -94,6 +98,13 @@ def _devices() -> dict[str, Any]:
     if gpus:
         engines["cuda"] = engine_name("cuda")
     return {"gpus": gpus, "fft_engines": engines}
+
+
+def _decoders() -> dict[str, str]:
+    """For compressed DICOM; what is missing comes with the extra `dicom` and is no problem of ours."""
+    from mri_unroll.io.dicom.pixels import decoders
+
+    return {kind: name or f"{ABSENT}: pip install 'mri-unroll[dicom]'" for kind, name in decoders().items()}
 
 
 def _weights(problems: list[str]) -> list[dict[str, Any]]:

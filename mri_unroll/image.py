@@ -61,7 +61,16 @@ class Image:
 
 
 def join(images: list[Image]) -> Image:
-    """One volume of consecutive slices that the same method made in parts."""
+    """One volume of consecutive slices that the same method made in parts.
+
+    It has positions if all parts have, and lie the same way.
+    """
+    geometry = images[0].geometry
+    positions = [image.geometry.position for image in images if image.geometry.position is not None]
+    if len(positions) < len(images) or not all(_same_axes(image.geometry, geometry) for image in images):
+        position = None
+    else:
+        position = np.concatenate(positions)
     parts = [image.diagnostics for image in images]
     diagnostics = Diagnostics(
         data_residual=tuple(value for part in parts for value in part.data_residual),
@@ -74,9 +83,16 @@ def join(images: list[Image]) -> Image:
     return replace(
         images[0],
         pixels=np.concatenate([image.pixels for image in images]),
+        geometry=replace(geometry, position=position),
         diagnostics=diagnostics,
         provenance=replace(images[0].provenance, scale=scale),
     )
+
+
+def _same_axes(one: Geometry, other: Geometry) -> bool:
+    if one.orientation is None or other.orientation is None:
+        return one.orientation is other.orientation
+    return bool(np.allclose(one.orientation, other.orientation, atol=1e-6))
 
 
 def cropped(image: Image, rows: slice, columns: slice) -> Image:

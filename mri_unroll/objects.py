@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,16 @@ def check_place(found: dict[str, Any], config: ReconstructionConfig) -> None:
         )
 
 
-def write_objects(image: Image, folder: Path, config: ReconstructionConfig) -> list[str]:
-    """Write a reconstruction as a DICOM series; what is to be said of it comes back as sentences."""
+def write_objects(image: Image, folder: Path, config: ReconstructionConfig, notes: Mapping[str, str]) -> list[str]:
+    """Write a reconstruction as a DICOM series; what is to be said of it comes back as sentences.
+
+    ``notes`` are those of the raw data's header, see `mri_unroll.scan.Source`.
+    """
     from mri_unroll.io.dicom.acquired import write_acquired
     from mri_unroll.io.dicom.deidentify import deidentifier
     from mri_unroll.io.dicom.provenance import Derivation
     from mri_unroll.io.dicom.study import find_series
+    from mri_unroll.io.parameters import dicom_of_notes
 
     made = image.provenance
     change, said = deidentifier() if config.deidentify else (None, None)
@@ -56,6 +61,7 @@ def write_objects(image: Image, folder: Path, config: ReconstructionConfig) -> l
             weights_digest=made.weights_digest,
         ),
         like=None if config.like is None else find_series(config.like).pick(),
+        parameters=dicom_of_notes(notes),
         allow_synthetic_geometry=config.synthetic_geometry,
         overwrite=config.overwrite,
         change=change,

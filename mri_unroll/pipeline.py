@@ -16,6 +16,7 @@ from mri_unroll import __version__
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError, UnsupportedScan
 from mri_unroll.image import Image, join
+from mri_unroll.io.parameters import bids_of_notes
 from mri_unroll.io.preview import write_preview
 from mri_unroll.io.registry import describe, read_scan, write_image
 from mri_unroll.io.sidecar import write_sidecar
@@ -115,7 +116,7 @@ def reconstruct_file(
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
     if config.format == "dicom":
-        summary["warnings"] += write_objects(volume.image, targets[0], config)
+        summary["warnings"] += write_objects(volume.image, targets[0], config, volume.middle.source.notes)
     else:
         write_image(volume.image, targets[0], overwrite=config.overwrite)
     write_preview(volume.image, targets[2], overwrite=config.overwrite)
@@ -229,6 +230,7 @@ def _summary(
         "warnings": list(quality.warnings),
         "verdict": None,
         "advice": [quality.verdict],
+        **bids_of_notes(volume.middle.source.notes),
     }
     if config.accelerate is not None:
         summary["retrospective"] = {

@@ -12,6 +12,7 @@ from mri_unroll.config import DeviceChoice, MaskKind, OutputFormat, Reconstructi
 from mri_unroll.errors import ConfigError
 from mri_unroll.folders import Cluster, FolderOptions, Resume, ShardOption, SkipBad, Workers, recon_folder
 from mri_unroll.options import Layout, Threads, complete_method, set_threads
+from mri_unroll.sending_command import check_address, send_files
 from mri_unroll.study_commands import (
     Coils,
     Deidentify,
@@ -24,11 +25,9 @@ from mri_unroll.study_commands import (
     SeriesOption,
     StudyOptions,
     SyntheticGeometry,
-    check_address,
     explain_modes,
     holds_study,
     recon_study,
-    send_files,
 )
 from mri_unroll.terminal import AsJson, Debug, guarded, listening, put, put_json, tell_summary
 
@@ -184,7 +183,7 @@ def recon(
         set_threads(threads)
         outcome = reconstruct_file(input, out, config, layout=layout, events=events)
         if send:
-            send_files(sorted(outcome.volume.glob("*.dcm")), send, outcome.volume.parent, events, as_json)
+            send_files(sorted(outcome.volume.glob("*.dcm")), send, outcome.volume, events, as_json)
     paths = {name: str(getattr(outcome, name)) for name in ("volume", "report", "preview", "sidecar")}
     tell_summary(outcome.summary)
     if as_json:

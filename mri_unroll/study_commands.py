@@ -11,7 +11,16 @@ import typer
 from mri_unroll.config import StudyConfig, StudyMode
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.options import set_threads
-from mri_unroll.terminal import NO_VERDICT, RESEARCH, Events, listening, put, put_json, put_table, tell
+from mri_unroll.sending_command import check_address, send_files
+from mri_unroll.terminal import (
+    NO_VERDICT,
+    RESEARCH,
+    listening,
+    put,
+    put_json,
+    put_table,
+    tell,
+)
 
 if TYPE_CHECKING:
     from mri_unroll.io.dicom.study import Study
@@ -137,38 +146,6 @@ def recon_study(
         if address is not None:
             files = [file for result in outcome.results for file in result.files]
             send_files(files, address, out, events, as_json)
-
-
-def check_address(address: str) -> None:
-    """Refuse an address that cannot be sent to before anything is made."""
-    from mri_unroll.io.dicom.peer import parse_address
-
-    parse_address(address)
-
-
-def send_files(files: list[Path], address: str, out: Path, events: Events, as_json: bool) -> None:
-    """Send what was written; a file ``sent.jsonl`` beside it says what the peer has.
-
-    Raises
-    ------
-    InputError
-        If the peer refused some.
-    """
-    from mri_unroll.io.dicom.send import send
-
-    events({"event": "start", "input": f"{len(files)} files", "method": address, "title": "sending"})
-    report = send(files, address, ledger=out / "sent.jsonl", events=lambda event: events({**event, "unit": "file"}))
-    said = f"{report.sent} files sent to {report.address}, {report.already} were there already"
-    if as_json:
-        put_json({"event": "sent", "sent": report.sent, "already": report.already, "failed": len(report.failed)})
-    else:
-        tell(said)
-    if not report.is_complete:
-        name, reason = report.failed[0]
-        raise InputError(
-            f"The archive refused {len(report.failed)} of {len(files)} files; {name}: {reason}.",
-            "What it took is noted in sent.jsonl: the same command sends only the rest.",
-        )
 
 
 def _say(outcome: StudyOutcome, as_json: bool) -> None:

@@ -504,6 +504,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
     assert [" ".join(command) for command in every_command()] == [
         "",
         "recon",
+        "send",
         "inspect",
         "methods",
         "demo",

@@ -397,3 +397,19 @@ def test_names_tell_nothing(tmp_path: Path) -> None:
     assert "CANARY" not in repr(study) + repr(study.series) + study.pick().name
     assert find_series(tmp_path).pick().name == study.pick().name
     assert ExplicitVRLittleEndian in str(pydicom.dcmread(next(tmp_path.iterdir())).file_meta.TransferSyntaxUID)
+
+
+def test_doctor_says_which_decoders_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mri_unroll import doctor
+    from mri_unroll.io.dicom import pixels
+
+    pytest.importorskip("gdcm", reason="the extra `dicom` is not installed")
+    found = doctor.examine()["dicom_decoders"]
+    assert found["JPEG"] == "gdcm"
+    assert found["JPEG-LS"] == "pyjpegls"
+    assert found["JPEG 2000"] == "pylibjpeg"
+    assert found["RLE"]
+    monkeypatch.setattr(pixels, "_PLUGINS", dict.fromkeys(pixels._PLUGINS, "one that nobody has"))
+    found = doctor.examine()["dicom_decoders"]
+    assert found["JPEG-LS"].startswith("not installed: pip install")
+    assert found["JPEG"] == "gdcm"

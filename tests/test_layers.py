@@ -21,7 +21,16 @@ SEPARATED = frozenset({3})  # floors whose rooms never import each other
 FLOORS = {
     7: (
         *("cli", "model_commands", "evaluate_commands", "prediction_commands", "training_commands", "folders"),
-        *("recon_command", "study_commands", "options", "terminal", "interrupts", "service", "__main__"),
+        *(
+            "recon_command",
+            "study_commands",
+            "sending_command",
+            "options",
+            "terminal",
+            "interrupts",
+            "service",
+            "__main__",
+        ),
     ),
     6: ("pipeline", "objects", "targets", "demo", "checkpoints", "doctor", "cohort", "evaluate", "studies", "training"),
     5: ("recon", "quality", "report"),

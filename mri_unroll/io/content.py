@@ -24,6 +24,7 @@ MAX_COILS = 256
 MAX_HEAPS = 10_000
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_LOOKED_INTO = 200  # members of a zip, for one that is DICOM
 _HEAP_MARK = b"GCOL\x01\x00\x00\x00"
 
 
@@ -78,7 +79,7 @@ def recognise(path: Path) -> str:
             return "npy"
         if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and zipfile.is_zipfile(file):
             return "npz"
-        if head[128:132] == b"DICM":
+        if _is_dicom(head):
             raise UnsupportedScan(
                 f"{path.name} is DICOM, which holds finished pictures and no k-space.",
                 "Give the scanner's raw data; for what can be done with pictures see `recon STUDY --mode`.",
@@ -108,7 +109,7 @@ def recognise(path: Path) -> str:
 def dicom_and_others(path: Path) -> tuple[str | None, str | None]:
     """Names of the first DICOM file and of the first file of raw k-space at a path; only beginnings are read.
 
-    A folder is searched in the order of names until both are found. A zip counts as DICOM if its first file is.
+    A folder is searched in the order of names until both are found. A zip counts as DICOM if one of its files is.
     """
     if not path.is_dir():
         return (path.name if _begins_as_dicom(path) else None), None
@@ -130,18 +131,44 @@ def _begins_as_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(132)
-            if head[128:132] == b"DICM":
-                return True
-            if not head.startswith(b"PK\x03\x04"):
-                return False
+            if _is_dicom(head) or not head.startswith(b"PK\x03\x04"):
+                return _is_dicom(head)
             with zipfile.ZipFile(file) as archive:
-                inside = [info for info in archive.infolist() if not info.is_dir()]
-                if not inside or inside[0].filename.endswith(".npy") or inside[0].flag_bits & 1:
+                inside = [info for info in archive.infolist() if not info.is_dir() and not info.flag_bits & 1]
+                if any(info.filename.endswith(".npy") for info in inside):
                     return False
-                with archive.open(inside[0]) as member:
-                    return member.read(132)[128:132] == b"DICM"
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+                return any(_is_dicom(_beginning(archive, info)) for info in inside[:_LOOKED_INTO])
+    except (OSError, ValueError, zipfile.BadZipFile):
         return False  # what it is instead, reading will say
+
+
+def _beginning(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(info) as member:
+            return member.read(132)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return b""  # one broken member says nothing of the others
+
+
+def _is_dicom(head: bytes) -> bool:
+    """By the mark behind the preamble or, of old files without one, by a first element that only DICOM begins with.
+
+    That is one of group 2 or 8 with a low number, as data sets begin (PS3.10 7.1, PS3.6), with a value representation
+    or with a short, even length.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 8:
+        return False
+    for order in "<>":
+        group, element = struct.unpack(f"{order}HH", head[:4])
+        if group in (0x0002, 0x0008) and element <= 0x0018:
+            (length,) = struct.unpack("<I", head[4:8])
+            if head[4:6] in (b"UL", b"UI", b"CS", b"OB", b"DA", b"TM", b"SH", b"LO") or (
+                order == "<" and length <= 64 and length % 2 == 0
+            ):
+                return True
+    return False
 
 
 def _is_nifti(head: bytes) -> bool:

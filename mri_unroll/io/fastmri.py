@@ -169,7 +169,12 @@ def _read_kspace(
 ) -> NDArray[np.complex64]:
     kspace = np.empty((last - first, *shape[1:]), np.complex64)
     for index in range(first, last):  # one at a time: complex128 on disk is never held for the whole volume
-        kspace[index - first] = load_slice(stored[index], index, title).reshape(shape[1:])
+        place = kspace[index - first]
+        if stored.dtype == np.complex64 and stored.shape[1:] == place.shape:  # as nearly all files: no copy
+            stored.read_direct(place, np.s_[index])
+            load_slice(place, index, title)  # refuses what is not finite
+        else:
+            place[...] = load_slice(stored[index], index, title).reshape(shape[1:])
     return kspace
 
 

@@ -34,7 +34,7 @@ def load_slice(raw: NDArray[Any], index: int, title: str) -> NDArray[np.complex6
     Parameters
     ----------
     raw
-        ``(coil, ky, kx)``, or ``(ky, kx)``.
+        ``(coil, ky, kx)``, or ``(ky, kx)``; given back as it is where it is native complex64 already.
     index
         Its number in the file, for messages.
 
@@ -46,13 +46,15 @@ def load_slice(raw: NDArray[Any], index: int, title: str) -> NDArray[np.complex6
         If the samples are not complex.
     """
     check_complex(raw.dtype, title)
-    out = np.empty(raw.shape, np.complex64)
-    with np.errstate(over="ignore", invalid="ignore"):  # both end as infinity or NaN, refused below
-        if raw.dtype.names is None:
-            out[...] = raw
-        else:
-            real, imag = raw.dtype.names
+    out = raw
+    if raw.dtype.names is not None:
+        real, imag = raw.dtype.names
+        out = np.empty(raw.shape, np.complex64)
+        with np.errstate(over="ignore"):  # ends as infinity, refused below
             out.real, out.imag = raw[real], raw[imag]
+    elif raw.dtype != np.complex64:  # another width or byte order
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = raw.astype(np.complex64)
     if not np.isfinite(out.view(np.float32)).all():
         raise CorruptScan(
             f"{title}: k-space of slice {index} holds NaN or infinite values.",

@@ -17,6 +17,7 @@ from mri_unroll.io.dicom.deidentify import deidentifier
 from mri_unroll.io.dicom.series import Series
 from mri_unroll.io.dicom.study import Study
 from mri_unroll.io.dicom.writer import Derivation, write_derived
+from mri_unroll.io.parameters import bids_of_header
 from mri_unroll.io.preview import write_preview
 from mri_unroll.io.registry import write_image
 from mri_unroll.io.sidecar import write_sidecar
@@ -155,4 +156,5 @@ def summary_of(image: Image, source: Series, config: StudyConfig, seconds: float
         "data_residual_median": float(np.median(residuals)) if residuals else None,
         "warnings": list(found.warnings),
         "verdict": None,
+        **bids_of_header(source.frames[0].header),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,8 @@ from mri_unroll.io.dicom.writer import Written, describe, now, write_all
 SYNTHETIC = "SYNTHETIC GEOMETRY: position and orientation were made up, the raw data does not say them."
 _SIZE = 0.01  # relative, by which fields of view and slice distances may differ
 _ALIKE = 0.7  # correlation with the reference study below which it shows something else
-_CLEARLY = 0.05  # by which the best orientation must beat the next
+_CLEARLY = 0.5  # share of what the next best orientation leaves unexplained, above which the best is not clearly better
+_LEAST = 0.002  # difference of the two correlations below which they are the same
 _COMPARED = 64  # pixels of a side, for the comparison of orientations
 
 
@@ -36,6 +39,7 @@ def write_acquired(
     derivation: Derivation,
     *,
     like: Series | None = None,
+    parameters: Mapping[str, Any] | None = None,
     allow_synthetic_geometry: bool = False,
     overwrite: bool = False,
     made: datetime | None = None,
@@ -57,6 +61,8 @@ def write_acquired(
     like
         A series of the same scan: patient, study, frame of reference, and, where the raw data does not say it, where
         slices lie. It is compared with the picture, never trusted.
+    parameters
+        DICOM keywords and values of how the scan was made; with ``like`` that study's own stand.
     allow_synthetic_geometry
         Write made-up places, axial and centred, where nothing says them; the objects say so.
     overwrite, made, change
@@ -81,14 +87,13 @@ def write_acquired(
     volume = stored(image.pixels)
     digest = image.provenance.input_digest or ""
     with quietly():
-        base, told = _identity(image, like, digest)
+        base, told = _identity(image, like, digest, parameters or {})
         said += told
         study = str(base.StudyInstanceUID)
         series = identifier("acquired", study, digest, derivation.fingerprint)
         datasets = []
         for index in range(len(image.pixels)):
-            dataset = Dataset()
-            dataset.update(base)
+            dataset = copy.deepcopy(base)  # elements that two objects share would change in both
             dataset.ImageType = ["ORIGINAL", "SECONDARY", "OTHER", TOOL]
             describe(dataset, derivation, made)
             if SYNTHETIC in said:
@@ -105,8 +110,10 @@ def write_acquired(
     return Written(write_all(datasets, folder, overwrite), volume.slope, (*said, *volume.warnings))
 
 
-def _identity(image: Image, like: Series | None, digest: str) -> tuple[Dataset, list[str]]:
-    """Patient, study and frame of reference; and what is to be said of them."""
+def _identity(
+    image: Image, like: Series | None, digest: str, parameters: Mapping[str, Any]
+) -> tuple[Dataset, list[str]]:
+    """Patient, study, frame of reference and acquisition; and what is to be said of them."""
     if like is not None:
         base = copied(like.frames[0], keep_private=False)
         for keyword in ("SliceLocation", "AcquisitionNumber", "ContentDate", "ContentTime"):
@@ -118,8 +125,8 @@ def _identity(image: Image, like: Series | None, digest: str) -> tuple[Dataset, 
     base.SpecificCharacterSet = "ISO_IR 192"
     patient, said = image.patient, []
     if patient is not None and patient.patient_id:
-        base.PatientID, base.PatientName = patient.patient_id, patient.name
-        base.PatientBirthDate, base.PatientSex = patient.birth_date, patient.sex
+        base.PatientID, base.PatientName = _text(patient.patient_id), _text(patient.name)
+        base.PatientBirthDate, base.PatientSex = _date(patient.birth_date), _sex(patient.sex)
     else:
         name = f"ANON-{identifier('patient', digest)[-10:]}"
         base.PatientID, base.PatientName = name, name
@@ -127,10 +134,30 @@ def _identity(image: Image, like: Series | None, digest: str) -> tuple[Dataset, 
     base.StudyInstanceUID = identifier("study", digest, base.PatientID)
     base.SeriesNumber = 9000
     base.BodyPartExamined = None
+    for keyword, value in parameters.items():
+        setattr(base, keyword, value)
     complete(base)
     base.Manufacturer = base.Manufacturer or "unknown"
     base.PatientPosition = base.PatientPosition or "HFS"
     return base, said
+
+
+def _text(value: str) -> str:
+    """What a text of at most 64 characters may hold (PS3.5 6.2, LO and PN)."""
+    return "".join(letter for letter in value if letter.isprintable() and letter != "\\").strip()[:64]
+
+
+def _date(value: str) -> str:
+    """A date as DICOM writes it, of one as XML does; empty if it is none."""
+    try:
+        return date.fromisoformat(value.strip()[:10]).strftime("%Y%m%d")
+    except ValueError:
+        return ""
+
+
+def _sex(value: str) -> str:
+    letter = value.strip().upper()[:1]
+    return letter if letter in ("M", "F", "O") else ""
 
 
 def _made_up(image: Image) -> Image:
@@ -185,7 +212,10 @@ def placed_like(image: Image, like: Series) -> Image:
             f"The reference series does not show what the picture shows (correlation {ranked[0][1]:.2f} at best).",
             "Name the same scan's series.",
         )
-    if len(ranked) > 1 and ranked[0][1] - ranked[1][1] < _CLEARLY:
+    # A head is nearly its own mirror image (correlations of 0.98 are met), so that what counts is how much better one
+    # explains the other, not by how much the correlations differ.
+    best, following = (ranked[0][1], ranked[1][1]) if len(ranked) > 1 else (ranked[0][1], 0.0)
+    if 1 - best > _CLEARLY * (1 - following) or best - following < _LEAST:
         raise UnsupportedScan(
             "The picture fits the reference series in two orientations about equally well, so its own cannot be told.",
             "Use raw data that says its orientation.",

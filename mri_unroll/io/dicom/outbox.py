@@ -13,6 +13,21 @@ import pydicom
 
 from mri_unroll.errors import CorruptScan, InputError
 
+DUPLICATE = 0x0111  # the peer has it already
+NO_RESOURCES = range(0xA700, 0xA800)
+_MEANINGS = (
+    (0xA700, 0xA7FF, "the peer is out of resources"),
+    (0xA900, 0xA9FF, "the data set does not match its SOP class"),
+    (0xB000, 0xB000, "the peer changed attributes"),
+    (0xB006, 0xB006, "the peer left attributes out"),
+    (0xB007, 0xB007, "the data set does not match its SOP class, the peer says"),
+    (0xB000, 0xBFFF, "the peer warns"),
+    (0xC000, 0xCFFF, "the peer cannot understand it"),
+    (0x0122, 0x0122, "the peer does not support its SOP class"),
+    (0x0124, 0x0124, "the peer does not allow it"),
+    (0x0110, 0x0110, "the peer failed to process it"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -48,6 +63,23 @@ def gather(files: Sequence[Path]) -> tuple[Parcel, ...]:
         hashed = hashlib.sha256(instance.encode() + b"\0" + content).hexdigest()
         found.setdefault(instance, Parcel(path, sop_class, instance, syntax, len(content), hashed))
     return tuple(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a peer said of one parcel."""
+
+    is_stored: bool
+    said: str = ""  # why it was refused, or with which warning it was stored; never anything out of the object
+
+    @classmethod
+    def of_status(cls, status: int) -> Answer:
+        """The answer that a status of C-STORE, or a reason of STOW-RS, means (PS3.4 B.2.3, PS3.18 10.5.3)."""
+        meaning = next(
+            (text for low, high, text in _MEANINGS if low <= status <= high), "the peer gave no known reason"
+        )
+        is_stored = status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF
+        return cls(is_stored, "" if status in (0, DUPLICATE) else f"{meaning} ({status:04X})")
 
 
 class Ledger:

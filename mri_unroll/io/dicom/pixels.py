@@ -14,9 +14,11 @@ from pydicom.uid import (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from mri_unroll.errors import ConfigError, CorruptScan, InputError, UnsupportedScan
@@ -106,14 +108,27 @@ def _decoded(dataset: FileDataset, place: Place) -> NDArray:
     return stack
 
 
+def decoders() -> dict[str, str]:
+    """The kinds of compression that are read, and the decoder of each that is installed; "" for none."""
+    kinds = {"RLE": RLELossless, "JPEG": JPEGLosslessSV1, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}
+    return {kind: _decoder(syntax) for kind, syntax in kinds.items()}
+
+
 def _has_decoder(syntax: UID) -> bool:
+    return bool(_decoder(syntax))
+
+
+def _decoder(syntax: UID) -> str:
+    """Name of the decoder that would be used; "" if none is there."""
     from pydicom.pixels import get_decoder
 
     try:
         available = get_decoder(syntax).available_plugins
     except NotImplementedError:
-        return False
-    return _PLUGINS[syntax] in available if syntax in _PLUGINS else bool(available)
+        return ""
+    if syntax in _PLUGINS:
+        return _PLUGINS[syntax] if _PLUGINS[syntax] in available else ""
+    return available[0] if available else ""
 
 
 def _within_bits(values: NDArray, dataset: FileDataset) -> NDArray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mri_unroll.io.dicom.outbox import Ledger, Parcel, gather
+from mri_unroll.io.dicom.outbox import Answer, Ledger, Parcel, gather
 from mri_unroll.io.dicom.peer import parse_address
 from mri_unroll.io.dicom.store import Interrupted, store
 from mri_unroll.io.dicom.stow import stow
@@ -22,6 +22,7 @@ class SendReport:
     sent: int  # acknowledged by the peer in this call
     already: int  # acknowledged earlier, so not sent
     failed: tuple[tuple[str, str], ...]  # file name, reason
+    warned: tuple[tuple[str, str], ...] = ()  # file name, what the peer said although it stored it
 
     @property
     def is_complete(self) -> bool:
@@ -63,7 +64,7 @@ def send(
 
     Returns
     -------
-        What was sent; files that the peer refused are listed with the reason.
+        What was sent; files that the peer refused, or stored with a warning, are listed with what it said.
 
     Raises
     ------
@@ -77,15 +78,18 @@ def send(
     kept = Ledger(ledger, peer.address)
     already = sum(kept.holds(parcel) for parcel in parcels)
     refused: dict[str, tuple[str, str]] = {}
+    warned: list[tuple[str, str]] = []
     sent = 0
 
-    def outcome(parcel: Parcel, reason: str | None) -> None:
+    def outcome(parcel: Parcel, answer: Answer) -> None:
         nonlocal sent
-        if reason is None:
+        if answer.is_stored:
             kept.add(parcel)
             sent += 1
+            if answer.said:
+                warned.append((parcel.path.name, answer.said))
         else:
-            refused[parcel.digest] = (parcel.path.name, reason)
+            refused[parcel.digest] = (parcel.path.name, answer.said)
         events({"event": "progress", "done": already + sent + len(refused), "total": len(parcels)})
 
     carry = store if peer.kind == "store" else stow
@@ -100,4 +104,4 @@ def send(
             if tries >= attempts:
                 raise
             time.sleep(backoff * 2 ** (tries - 1))
-    return SendReport(peer.address, sent, already, tuple(refused.values()))
+    return SendReport(peer.address, sent, already, tuple(refused.values()), tuple(warned))

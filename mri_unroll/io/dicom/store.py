@@ -10,20 +10,11 @@ from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
 from mri_unroll.errors import DeviceError, InputError, MriUnrollError
-from mri_unroll.io.dicom.outbox import Parcel
+from mri_unroll.io.dicom.outbox import NO_RESOURCES, Answer, Parcel
 from mri_unroll.io.dicom.peer import Peer
 
 _MAX_CONTEXTS = 128  # of one association, PS3.8 9.3.2.2
-_DUPLICATE = 0x0111  # the peer has it already
-_MEANINGS = (
-    (0xA700, 0xA7FF, "the peer is out of resources"),
-    (0xA900, 0xA9FF, "the data set does not match its SOP class"),
-    (0xC000, 0xCFFF, "the peer cannot understand it"),
-    (0x0122, 0x0122, "the peer does not support its SOP class"),
-    (0x0124, 0x0124, "the peer does not allow it"),
-    (0x0110, 0x0110, "the peer failed to process it"),
-)
-Outcome = Callable[[Parcel, str | None], None]  # a parcel, and why the peer refused it; None: it is stored
+Outcome = Callable[[Parcel, Answer], None]
 
 
 class Interrupted(DeviceError):
@@ -60,29 +51,26 @@ def store(parcels: Sequence[Parcel], peer: Peer, outcome: Outcome, timeout: floa
                     if kind in accepted:
                         outcome(parcel, _send(parcel, association, peer))
                     else:
-                        outcome(parcel, "the peer takes no such SOP class in this transfer syntax")
+                        outcome(parcel, Answer(False, "the peer takes no such SOP class in this transfer syntax"))
         finally:
             if association.is_established:
                 association.release()
 
 
-def _send(parcel: Parcel, association: Association, peer: Peer) -> str | None:
+def _send(parcel: Parcel, association: Association, peer: Peer) -> Answer:
     dataset = pydicom.dcmread(parcel.path)
     try:
         answer = association.send_c_store(dataset)
     except RuntimeError as error:  # the association ended meanwhile
         raise _broken(peer) from error
     except (ValueError, AttributeError):
-        return "it cannot be encoded as its header says"
+        return Answer(False, "it cannot be encoded as its header says")
     if "Status" not in answer:  # time ran out, or the peer broke off
         raise _broken(peer)
     status = int(answer.Status)
-    if status in (0, _DUPLICATE) or 0xB000 <= status <= 0xBFFF:  # warnings: stored, though perhaps coerced
-        return None
-    meaning = next((text for low, high, text in _MEANINGS if low <= status <= high), "the peer gave no known reason")
-    if 0xA700 <= status <= 0xA7FF:
+    if status in NO_RESOURCES:
         raise Interrupted(f"{peer.address} is out of resources (status {status:04X}).", "Send again later.")
-    return f"{meaning} (status {status:04X})"
+    return Answer.of_status(status)
 
 
 def _broken(peer: Peer) -> Interrupted:

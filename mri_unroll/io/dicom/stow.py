@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 import pydicom
 import requests
 from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
 
 from mri_unroll.errors import InputError
-from mri_unroll.io.dicom.outbox import Parcel
+from mri_unroll.io.dicom.outbox import NO_RESOURCES, Answer, Parcel
 from mri_unroll.io.dicom.peer import Peer
 from mri_unroll.io.dicom.store import Interrupted, Outcome
 
 _BATCH_BYTES = 32 * 2**20
 _BATCH = 64  # instances
 _TOKEN, _USER, _PASSWORD = (f"MRI_UNROLL_DICOMWEB_{name}" for name in ("TOKEN", "USER", "PASSWORD"))
-_DUPLICATE = 0x0111  # the peer has it already
 _AGAIN_LATER = {408, 429, 500, 502, 503, 504, 507}
 
 
@@ -67,6 +67,7 @@ def _batches(parcels: Sequence[Parcel]) -> Iterator[list[Parcel]]:
 
 
 def _send(batch: list[Parcel], client: DICOMwebClient, peer: Peer, outcome: Outcome) -> None:
+    answer: Dataset | None
     try:
         answer = client.store_instances([pydicom.dcmread(parcel.path) for parcel in batch])
     except requests.exceptions.SSLError as error:
@@ -82,30 +83,53 @@ def _send(batch: list[Parcel], client: DICOMwebClient, peer: Peer, outcome: Outc
             ) from error
         if status in _AGAIN_LATER:
             raise Interrupted(f"{peer.address} fails for now (HTTP {status}).", "Send again later.") from error
-        if len(batch) > 1 and status in (400, 409, 413):  # one of them may be at fault: find out which
+        answer = _listed(error.response) if status == 409 else None  # none was stored, and the peer may say why
+        if answer is None and len(batch) > 1 and status in (400, 409, 413):  # find out which of them is at fault
             for parcel in batch:
                 _send([parcel], client, peer, outcome)
             return
-        if status in (400, 409, 413):
-            outcome(batch[0], f"the peer refuses it (HTTP {status})")
+        if answer is None and status in (400, 409, 413):
+            outcome(batch[0], Answer(False, f"the peer refuses it (HTTP {status})"))
             return
-        raise InputError(
-            f"{peer.address} does not take objects (HTTP {status}).", "Check the path, as in https://HOST/dicom-web."
-        ) from error
+        if answer is None:
+            raise InputError(
+                f"{peer.address} does not take objects (HTTP {status}).",
+                "Check the path, as in https://HOST/dicom-web.",
+            ) from error
     except requests.TooManyRedirects as error:
         raise InputError(f"{peer.address} sends us elsewhere.", "Give the final address.") from error
     except requests.RequestException as error:
         raise Interrupted(f"{peer.address} cannot be reached or broke off.", "Check address and network.") from error
+    _tell(batch, answer, peer, outcome)
+
+
+def _listed(response: requests.Response | None) -> Dataset | None:
+    """What a refusal lists; None if it lists nothing that can be read."""
+    try:
+        found = Dataset.from_json(response.content) if response is not None else None
+    except Exception:  # a stranger's words, which pydicom takes apart
+        return None
+    return found if found is not None and found.get("FailedSOPSequence") else None
+
+
+def _tell(batch: list[Parcel], answer: Dataset, peer: Peer, outcome: Outcome) -> None:
     # on success some peers give an empty FailedSOPSequence; what they name in it, and only that, has failed
     failed = {
-        str(item.ReferencedSOPInstanceUID): int(item.FailureReason) for item in answer.get("FailedSOPSequence", [])
+        str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason") or 0x0110)
+        for item in answer.get("FailedSOPSequence", [])
     }
-    stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence", [])}
+    stored = {
+        str(item.ReferencedSOPInstanceUID): int(item.get("WarningReason") or 0)
+        for item in answer.get("ReferencedSOPSequence", [])
+    }
+    full = None
     for parcel in batch:
-        reason = failed.get(parcel.instance)
-        if parcel.instance in stored or reason == _DUPLICATE:
-            outcome(parcel, None)
-        elif reason is not None and 0xA700 <= reason <= 0xA7FF:
-            raise Interrupted(f"{peer.address} is out of resources (reason {reason:04X}).", "Send again later.")
+        reason = stored.get(parcel.instance, failed.get(parcel.instance))
+        if reason is None:
+            outcome(parcel, Answer(False, "the peer did not say that it stored it"))
+        elif reason in NO_RESOURCES:
+            full = reason  # the rest of the batch may be stored all the same
         else:
-            outcome(parcel, "the peer did not say that it stored it" if reason is None else f"reason {reason:04X}")
+            outcome(parcel, Answer.of_status(reason))
+    if full is not None:
+        raise Interrupted(f"{peer.address} is out of resources (reason {full:04X}).", "Send again later.")

@@ -15,17 +15,7 @@ from numpy.typing import NDArray
 
 pydicom = pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
-from support.dicom import (  # noqa: E402
-    CANARIES,
-    Made,
-    complaints,
-    contradictions,
-    converted,
-    needs_dciodvfy,
-    needs_dcm2niix,
-    objects,
-    save,
-)
+from support import dicom as studies  # noqa: E402
 from support.mrd import mrd_header, readout, write_mrd  # noqa: E402
 from typer.testing import CliRunner, Result  # noqa: E402
 
@@ -51,7 +41,7 @@ def run(*arguments: Any) -> Result:
 def made_of(scan: Path, out: Path, *more: Any) -> list[Path]:
     done = run("recon", scan, "-o", out, "--method", "zero-filled", "--format", "dicom", *more)
     assert done.exit_code == 0, done.stderr
-    assert [canary for canary in CANARIES if canary in done.stdout + done.stderr] == []
+    assert [canary for canary in studies.CANARIES if canary in done.stdout + done.stderr] == []
     return sorted(out.rglob("*.dcm"))
 
 
@@ -100,7 +90,7 @@ def write_scan(
 # --- where the raw data says it lies
 
 
-@needs_dcm2niix
+@studies.needs_dcm2niix
 @pytest.mark.parametrize("seed", range(5))
 def test_markers_land_where_the_raw_data_says(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
@@ -113,7 +103,7 @@ def test_markers_land_where_the_raw_data_says(seed: int, tmp_path: Path) -> None
         markers[index, y, x] = 1.0 + number
     scan = write_scan(tmp_path / "scan.h5", markers, axes, positions)
     files = made_of(scan, tmp_path / "out")
-    (path,) = converted(files[0].parent, tmp_path / "nifti")
+    (path,) = studies.converted(files[0].parent, tmp_path / "nifti")
     done = run("recon", scan, "-o", tmp_path / "own.nii.gz", "--method", "zero-filled")
     assert done.exit_code == 0, done.stderr
     for volume in (nibabel.load(path), nibabel.load(tmp_path / "own.nii.gz")):
@@ -127,7 +117,7 @@ def test_markers_land_where_the_raw_data_says(seed: int, tmp_path: Path) -> None
             np.testing.assert_allclose(np.array(place) * [-1, -1, 1], expected, atol=1e-3)
 
 
-@needs_dciodvfy
+@studies.needs_dciodvfy
 def test_objects_say_how_the_scan_was_made(tmp_path: Path) -> None:
     axes = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, -1]])
     positions = np.array([[0.0, 0, -4 * k] for k in range(3)])
@@ -137,22 +127,23 @@ def test_objects_say_how_the_scan_was_made(tmp_path: Path) -> None:
     assert (one.RepetitionTime, one.EchoTime, one.FlipAngle) == (2500, 30.5, 15)
     assert float(one.MagneticFieldStrength) == pytest.approx(1.41)
     assert (str(one.PatientName), one.PatientID) == ("CANARYNAME", "CANARYID")
-    assert set().union(*map(complaints, files)) == set()
-    assert contradictions(files) == []
+    assert set().union(*map(studies.complaints, files)) == set()
+    assert studies.contradictions(files) == []
     (sidecar,) = (tmp_path / "out").glob("*.json")
     said = json.loads(sidecar.read_text())
     assert (said["RepetitionTime"], said["EchoTime"], said["FlipAngle"]) == (2.5, 0.0305, 15)
     assert said["Manufacturer"] == "Siemens"
     for path in (tmp_path / "out").iterdir():
         if path.is_file():
-            assert [canary for canary in CANARIES if canary in path.read_bytes().decode("latin-1")] == [], path.name
+            content = path.read_bytes().decode("latin-1")
+            assert [canary for canary in studies.CANARIES if canary in content] == [], path.name
 
 
 # --- where a study of the same scan says it lies
 
 
 @dataclasses.dataclass(kw_only=True)
-class Shown(Made):
+class Shown(studies.Made):
     """A series of given pictures."""
 
     shown: NDArray[np.float64]
@@ -166,7 +157,7 @@ def write_study(folder: Path, shown: NDArray[np.float64], **how: Any) -> Path:
     if shown.shape[1:] != SHAPE:
         spacing = (spacing[1], spacing[0])
     how = {"spacing": spacing, **how}
-    save(objects(Shown(shown=shown, count=len(shown), shape=shown.shape[1:], **how)), folder)
+    studies.save(studies.objects(Shown(shown=shown, count=len(shown), shape=shown.shape[1:], **how)), folder)
     return folder
 
 
@@ -209,7 +200,7 @@ def test_a_study_of_another_scan_is_refused(tmp_path: Path) -> None:
         )
         assert done.exit_code == 2, words
         assert words in done.stderr
-        assert [canary for canary in CANARIES if canary in done.stdout + done.stderr] == []
+        assert [canary for canary in studies.CANARIES if canary in done.stdout + done.stderr] == []
         assert not list((tmp_path / "out").rglob("*.dcm"))
 
 

@@ -1,7 +1,13 @@
 # mri_unroll as a command, for example:
 #
-#   docker build -t mri-unroll .
+#   docker build -t mri-unroll --target command .
 #   docker run --rm --network none -v "$PWD:/data" --user "$(id -u):$(id -g)" mri-unroll recon knee.h5 -o out
+#
+# and as a service, which is the default target (docs/service.md):
+#
+#   docker build -t mri-unroll:service .
+#   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges -v mri-data:/data \
+#       -v /etc/mri-unroll.token:/run/token:ro -p 127.0.0.1:8080:8080 mri-unroll:service --token-file /run/token
 #
 # With CuPy, for an NVIDIA GPU (run it with `--gpus all`):
 #
@@ -23,7 +29,7 @@ COPY mri_unroll mri_unroll
 # The lock holds the build backend too: nothing is fetched here.
 RUN /opt/mri-unroll/bin/pip install --no-index --no-deps --no-build-isolation .
 
-FROM python:3.12.11-slim-bookworm
+FROM python:3.12.11-slim-bookworm AS command
 LABEL org.opencontainers.image.title="mri-unroll" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.description="MRI reconstruction by deep unrolling. For research use; not a medical device."
@@ -41,3 +47,12 @@ WORKDIR /data
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["mri-unroll", "doctor"]
 ENTRYPOINT ["mri-unroll"]
 CMD ["--help"]
+
+# Weights are inside; nothing is fetched at run time. Uploads, jobs and results lie in the volume /data.
+FROM command AS service
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", \
+    "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health/ready', timeout=4)"]
+ENTRYPOINT ["mri-unroll", "serve", "--host", "0.0.0.0", "--data-dir", "/data"]
+CMD []

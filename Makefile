@@ -9,7 +9,7 @@ UPGRADE ?=
 
 VENV := .venv
 READY := $(VENV)/.mri-unroll-ready
-EXTRAS := cluster,dev,dicom,nufft,train
+EXTRAS := cluster,dev,dicom,nufft,serve,train
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint format lock
@@ -72,5 +72,5 @@ LOCK = printf 'hatchling\n' | $(COMPILE) --python-version 3.12 --constraint cons
 # The locks are for the Dockerfile: with hashes, and with the build backend, so that nothing unpinned is fetched there.
 lock:
 	$(COMPILE) --python-version 3.11 --all-extras pyproject.toml --output-file constraints.txt
-	$(LOCK) pyproject.toml - --output-file requirements.lock
-	$(LOCK) pyproject.toml - --extra gpu --output-file requirements-gpu.lock
+	$(LOCK) pyproject.toml - --extra dicom --extra serve --output-file requirements.lock
+	$(LOCK) pyproject.toml - --extra dicom --extra serve --extra gpu --output-file requirements-gpu.lock

@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mri_unroll.errors import ConfigError
@@ -51,6 +52,8 @@ class ReconstructionConfig:
     like: str | None = None  # with format "dicom": a study of the same scan, for patient and place
     synthetic_geometry: bool = False  # with format "dicom": places may be made up, which the objects then say
     deidentify: bool = False  # with format "dicom"
+    slices_at_once: int = 2  # in memory, of a 2-D scan: a volume is never held in complex form
+    max_coils: int | None = None  # more are compressed to as many virtual ones as they are read; None: as methods do
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -63,6 +66,8 @@ class ReconstructionConfig:
             ("reg_weight", lambda weight: weight is None or 0 < weight < float("inf"), "> 0 and finite"),
             ("denoise", lambda share: 0 <= share <= 1, "between 0 and 1"),
             ("n_iterations", lambda count: count is None or count >= 1, ">= 1"),
+            ("slices_at_once", lambda count: count >= 1, ">= 1"),
+            ("max_coils", lambda count: count is None or count >= 1, ">= 1"),
         ):
             value = getattr(self, name)
             if not holds(value):
@@ -133,7 +138,7 @@ class StudyConfig:
         )
 
 
-def load_toml(path: Path | str, cls: type[Config]) -> Config:
+def load_toml(path: Path | str, cls: type[Config], over: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Read a TOML file into a configuration.
 
     Parameters
@@ -142,6 +147,8 @@ def load_toml(path: Path | str, cls: type[Config]) -> Config:
         The file. A table in it fills a field that is itself a dataclass.
     cls
         The dataclass to build.
+    over
+        Values that overrule the file's.
 
     Returns
     -------
@@ -165,7 +172,7 @@ def load_toml(path: Path | str, cls: type[Config]) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Correct that place.") from error
     try:
-        return from_mapping(table, cls)
+        return from_mapping({**table, **over}, cls)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}", error.hint) from error
 

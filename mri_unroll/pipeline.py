@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mri_unroll.metrics import CONVENTION
 from mri_unroll.objects import check_place, write_objects
 from mri_unroll.physics.sampling import effective_acceleration
 from mri_unroll.quality import QualityReport, assess
+from mri_unroll.recon.fewer_coils import with_fewer_coils
 from mri_unroll.recon.noncartesian import SampledTrajectory
 from mri_unroll.recon.parts import sampling_of, take_apart
 from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
@@ -31,8 +32,6 @@ from mri_unroll.recon.retrospective import undersample
 from mri_unroll.report import ReportContent, write_report
 from mri_unroll.scan import Scan
 from mri_unroll.targets import check_folder, targets_of
-
-CHUNK = 2  # slices in memory at a time: a volume is never held in complex form
 
 Events = Callable[[dict[str, Any]], None]  # gets {"event": "progress", "done": ..., "total": ...} and the like
 
@@ -74,6 +73,7 @@ def reconstruct_file(
     layout: str | None = None,
     events: Events = ignore,
     reconstructor: Reconstructor | None = None,
+    finished: Callable[[Image, Mapping[str, str]], None] = lambda image, notes: None,
 ) -> Outcome:
     """Reconstruct one file and write volume, report, preview and sidecar.
 
@@ -91,6 +91,8 @@ def reconstruct_file(
         Called with a dict at every step of progress.
     reconstructor
         The method that ``config`` names, made already; None: it is made here.
+    finished
+        Called with the picture and the notes of the header, see `mri_unroll.scan.Source`, before anything is written.
 
     Raises
     ------
@@ -111,6 +113,7 @@ def reconstruct_file(
     volume = _stream(path, layout, config, reconstructor, (first, last), events)
     quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings)
     seconds = time.perf_counter() - started
+    finished(volume.image, volume.middle.source.notes)
     summary = _summary(path, config, volume, quality, seconds)
     content = _report_content(path, volume, quality, found, summary)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,19 @@ def reconstruct_file(
     outcome = Outcome(*targets, summary=summary)
     events({"event": "done", "volume": str(outcome.volume), "report": str(outcome.report)})
     return outcome
+
+
+def zero_filled(path: str | Path, config: ReconstructionConfig, *, layout: str | None = None) -> NDArray[np.float32]:
+    """The same slices from the same samples without any method, ``(slice, y, x)``: what a method is compared with.
+
+    Raises
+    ------
+    MriUnrollError
+        As `reconstruct_file`.
+    """
+    path = Path(path)
+    slices = _slice_range(config, int(describe(path, layout)["n_slices"]))
+    return _stream(path, layout, config, make_reconstructor("zero-filled"), slices, ignore).image.pixels
 
 
 def _accelerated(scan: Scan, config: ReconstructionConfig) -> Scan:
@@ -150,8 +166,9 @@ def _stream(
     full = make_reconstructor("zero-filled")
     acceleration = 1.0
     events({"event": "progress", "done": 0, "total": last - first})
-    for start in range(first, last, CHUNK):
-        scan = read_scan(path, slice(start, min(start + CHUNK, last)), layout)
+    at_once = config.slices_at_once
+    for start in range(first, last, at_once):
+        scan = read_scan(path, slice(start, min(start + at_once, last)), layout)
         if scan.ndim == 3 and config.slices is not None:
             raise UnsupportedScan(
                 "A 3-D scan is reconstructed as a whole: its partitions are not independent slices.",
@@ -165,6 +182,8 @@ def _stream(
             references.append(full.reconstruct(scan).pixels)
             reference_name = "the root sum of squares of the fully sampled data, computed here"
         scan = _accelerated(scan, config)
+        if config.max_coils is not None:
+            scan = with_fewer_coils(scan, config.max_coils)
         acceleration = _effective_acceleration(scan)
         of_volume = scan.ndim == 3
 
@@ -172,7 +191,7 @@ def _stream(
             events({"event": "progress", "done": offset + done, "total": total if of_volume else last - first})
 
         images.append(reconstructor.reconstruct(scan, progress=progress))
-        if of_volume or start - first <= (last - first) // 2 < start - first + CHUNK:
+        if of_volume or start - first <= (last - first) // 2 < start - first + at_once:
             middle, middle_first = scan, start - first
     image = join(images)
     reference = np.concatenate(references) if references else None

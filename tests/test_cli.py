@@ -505,6 +505,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "",
         "recon",
         "send",
+        "serve",
         "inspect",
         "methods",
         "demo",

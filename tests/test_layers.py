@@ -25,6 +25,7 @@ FLOORS = {
             "recon_command",
             "study_commands",
             "sending_command",
+            "service_commands",
             "options",
             "terminal",
             "interrupts",

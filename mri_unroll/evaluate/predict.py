@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from mri_unroll.errors import InputError
 from mri_unroll.io.atomic import atomic_path
 from mri_unroll.io.registry import describe, read_scan
-from mri_unroll.pipeline import CHUNK
 from mri_unroll.recon.reconstructor import Reconstructor
 from mri_unroll.recon.slicewise import Progress, quiet
 from mri_unroll.scan import Scan
 
+_AT_ONCE = 2  # slices in memory
 V2 = "_v2"  # ending of the names of the knee data's second edition
 
 
@@ -90,11 +90,11 @@ def predict_file(
     n_slices = int(describe(path)["n_slices"])
     pictures: list[NDArray[np.float32]] = []
     progress(0, n_slices)
-    for start in range(0, n_slices, CHUNK):
-        scan = read_scan(path, slice(start, min(start + CHUNK, n_slices)))
+    for start in range(0, n_slices, _AT_ONCE):
+        scan = read_scan(path, slice(start, min(start + _AT_ONCE, n_slices)))
         image = reconstructor.reconstruct(scan if undersampled is None else undersampled(scan))
         pictures.append(image.pixels)
-        progress(min(start + CHUNK, n_slices), n_slices)
+        progress(min(start + _AT_ONCE, n_slices), n_slices)
     out_dir.mkdir(parents=True, exist_ok=True)
     with atomic_path(target, overwrite) as part, h5py.File(part, "w") as file:
         file.create_dataset("reconstruction", data=np.concatenate(pictures).astype(np.float32, copy=False))

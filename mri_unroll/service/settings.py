@@ -1,0 +1,85 @@
+"""What a service is told: one TOML file, or the options of ``mri-unroll serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mri_unroll.config import DeviceChoice
+from mri_unroll.errors import ConfigError
+
+MB = 10**6
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """How the service runs.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range.
+    """
+
+    data_dir: str  # uploads, results and, unless `jobs_url` says otherwise, the database; on a local disk
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0: any free one
+    allowed_hosts: tuple[str, ...] = ()  # names under which the service may be addressed, besides `host` and loopback
+    token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
+    jobs_url: str | None = None  # postgresql+psycopg://...; None: SQLite in `data_dir`
+    workers: int = 1  # processes that reconstruct, each with a device of its own
+    device: DeviceChoice = "auto"
+    threads: int | None = None  # of the CPU for one worker; None: cores / workers
+    max_upload_gb: float = 32.0  # of one file
+    max_uploads: int = 32  # at the same time
+    quota_gb: float = 200.0  # of everything that one token's owner keeps here
+    min_free_gb: float = 2.0  # below this no upload is taken
+    requests_per_minute: int = 1200  # of one token; of one address without a token a tenth
+    result_hours: float = 72.0  # after which finished jobs and idle uploads are deleted
+    lease_seconds: float = 30.0  # how long a worker that says nothing keeps its job
+    job_hours: float = 6.0  # after which a job is ended
+    job_memory_gb: float | None = None  # of the process that runs a job; None: what the machine has
+    attempts: int = 3  # at a job that ends its process, then it has failed
+
+    def __post_init__(self) -> None:
+        for name, holds, wanted in (
+            ("data_dir", lambda value: value != "", "a folder"),
+            ("port", lambda value: 0 <= value < 65536, "0 to 65535"),
+            ("workers", lambda value: 0 <= value <= 64, "0 to 64"),
+            ("threads", lambda value: value is None or value >= 1, ">= 1"),
+            ("max_upload_gb", lambda value: value > 0, "> 0"),
+            ("max_uploads", lambda value: value >= 1, ">= 1"),
+            ("quota_gb", lambda value: value > 0, "> 0"),
+            ("min_free_gb", lambda value: value >= 0, ">= 0"),
+            ("requests_per_minute", lambda value: value >= 10, ">= 10"),
+            ("result_hours", lambda value: value > 0, "> 0"),
+            ("lease_seconds", lambda value: value >= 1, ">= 1"),
+            ("job_hours", lambda value: value > 0, "> 0"),
+            ("job_memory_gb", lambda value: value is None or value >= 1, ">= 1"),
+            ("attempts", lambda value: 1 <= value <= 10, "1 to 10"),
+        ):
+            value = getattr(self, name)
+            if not holds(value):
+                raise ConfigError(f"Expected `{name}` to be {wanted}, got {value!r}.", "Correct the value.")
+
+    @property
+    def folder(self) -> Path:
+        """``data_dir``."""
+        return Path(self.data_dir)
+
+    @property
+    def database_url(self) -> str:
+        """Of the jobs."""
+        return self.jobs_url or f"sqlite:///{self.folder.resolve() / 'jobs.sqlite'}"
+
+    def is_host(self, name: str) -> bool:
+        """Whether the service may be addressed as ``name``, the Host header without its port."""
+        name = name.strip("[]").casefold()
+        if name in {self.host.casefold(), "localhost", *(one.casefold() for one in self.allowed_hosts)}:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,82 @@
+"""The command ``mri-unroll serve``."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mri_unroll.config import DeviceChoice, load_toml
+from mri_unroll.errors import ConfigError
+from mri_unroll.terminal import Debug, guarded, put, put_json, tell
+
+
+@guarded
+def serve(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where uploads, jobs and results lie; on a local disk.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="All settings; options below overrule it.", show_default=False)
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one.", show_default="8080")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="One token, or lines NAME SCOPES TOKEN.", show_default="variable MRI_UNROLL_TOKEN"),
+    ] = None,
+    jobs_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="postgresql+psycopg://..., shared by hosts.", show_default="SQLite"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that reconstruct.", show_default="1")] = None,
+    device: Annotated[DeviceChoice | None, typer.Option(help="Of the workers.", show_default="auto")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each.", show_default="all cores")] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the settings that hold, and end.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve reconstructions over HTTP: uploads, durable jobs, results, and a page at /.
+
+    A token of 32 characters or more is needed, in a file or in the variable MRI_UNROLL_TOKEN. Ctrl-C stops it; jobs at
+    hand are queued again.
+    """
+    given: dict[str, Any] = {
+        "data_dir": None if data_dir is None else str(data_dir),
+        "host": host,
+        "port": port,
+        "token_file": None if token_file is None else str(token_file),
+        "jobs_url": jobs_url,
+        "workers": workers,
+        "device": device,
+        "threads": threads,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        from mri_unroll.service.settings import ServiceSettings
+        from mri_unroll.service.supervisor import Supervisor
+        from mri_unroll.service.tokens import load_tokens
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"The service needs {error.name}.", "Run: pip install 'mri-unroll[serve]'") from error
+    if config is not None:
+        settings = load_toml(config, ServiceSettings, given)
+    elif "data_dir" in given:
+        settings = ServiceSettings(**given)
+    else:
+        raise ConfigError("The service needs a folder for its data.", "Add --data-dir DIR, or --config FILE.")
+    if show_config:
+        put_json(dataclasses.asdict(settings), indent=2)
+        return
+    load_tokens(None if settings.token_file is None else Path(settings.token_file))  # says at once what is wrong
+    from mri_unroll.service.log import configure
+
+    supervisor = Supervisor(settings)
+    configure()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+        tell("note: tokens and pictures travel unencrypted; put a proxy with TLS in front of it")
+    supervisor.run(lambda: put(f"listening on {supervisor.address}"))
+    tell("stopped")

@@ -33,7 +33,7 @@ class Client:
 
     def __call__(self, method: str, path: str, status: int | None = 200, **more: Any) -> Any:
         """One request; the answer, which must have this status."""
-        answer = self.session.request(method, self.address + path, timeout=60, **more)
+        answer = self.session.request(method, self.address + path, timeout=300, **more)
         assert status is None or answer.status_code == status, (method, path, answer.status_code, answer.text)
         return answer
 

@@ -20,7 +20,7 @@ from mri_unroll.options import Layout, Threads, set_threads
 from mri_unroll.prediction_commands import prediction_app
 from mri_unroll.recon_command import EXAMPLES, recon
 from mri_unroll.sending_command import send
-from mri_unroll.service_commands import serve
+from mri_unroll.service_commands import mrd_client, serve
 from mri_unroll.study_commands import holds_study, inspect_study
 from mri_unroll.terminal import (
     RESEARCH,
@@ -47,6 +47,7 @@ app = typer.Typer(
 app.command(epilog=EXAMPLES)(recon)
 app.command(epilog="Example: mri-unroll send better dicom://ARCHIVE@pacs.example.org:104")(send)
 app.command(epilog="Example: mri-unroll serve --data-dir /srv/mri --token-file /etc/mri-unroll.token")(serve)
+app.command("mrd-client", epilog="Example: mri-unroll mrd-client scan.h5 --to 127.0.0.1:9002 -o images.h5")(mrd_client)
 app.add_typer(evaluate_app)
 app.add_typer(prediction_app)
 app.add_typer(training_app)

@@ -1,4 +1,4 @@
-"""The command ``mri-unroll serve``."""
+"""The commands ``mri-unroll serve`` and ``mri-unroll mrd-client``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mri_unroll.config import DeviceChoice, load_toml
-from mri_unroll.errors import ConfigError
+from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.terminal import Debug, guarded, put, put_json, tell
 
 
@@ -24,6 +24,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="0: any free one.", show_default="8080")] = None,
+    mrd_port: Annotated[
+        int | None, typer.Option(help="Take MRD sessions of scanners here; it knows no tokens.", show_default="none")
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="One token, or lines NAME SCOPES TOKEN.", show_default="variable MRI_UNROLL_TOKEN"),
@@ -47,6 +50,7 @@ def serve(
         "data_dir": None if data_dir is None else str(data_dir),
         "host": host,
         "port": port,
+        "mrd_port": mrd_port,
         "token_file": None if token_file is None else str(token_file),
         "jobs_url": jobs_url,
         "workers": workers,
@@ -78,5 +82,48 @@ def serve(
         signal.signal(number, lambda *_: supervisor.stop())
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
         tell("note: tokens and pictures travel unencrypted; put a proxy with TLS in front of it")
-    supervisor.run(lambda: put(f"listening on {supervisor.address}"))
+
+    def tell_where() -> None:
+        put(f"listening on {supervisor.address}")
+        if supervisor.mrd_address is not None:
+            put(f"MRD sessions at {supervisor.mrd_address}")
+
+    supervisor.run(tell_where)
     tell("stopped")
+
+
+@guarded
+def mrd_client(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="ISMRMRD HDF5.")],
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the MRD socket is.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Gets the images: .h5 with `reconstruction` (slice, y, x).")],
+    config: Annotated[str, typer.Option(help="Name of the configuration: a method.")] = "default",
+    debug: Debug = False,
+) -> None:
+    """Send a scan to an MRD socket, as a scanner would, and keep the images that come back."""
+    host, colon, port = to.rpartition(":")
+    if not (colon and host and port.isdecimal()):
+        raise ConfigError(f"Expected --to HOST:PORT, got {to!r}.", "For example 127.0.0.1:9002.")
+    if out.exists():
+        raise InputError(f"{out} exists already.", "Name another file.")
+    import h5py
+    import numpy as np
+
+    from mri_unroll.io.atomic import atomic_path
+    from mri_unroll.io.content import plain_file
+    from mri_unroll.io.mrd_stream import ImageMessage, stored_session
+    from mri_unroll.service.mrd_server import send
+
+    header, readouts = stored_session(plain_file(file))
+    found = []
+    for content in send(host.strip("[]"), int(port), header, readouts, config):
+        if isinstance(content, ImageMessage):
+            found.append(content)
+        else:
+            tell(str(content))
+    if not found:
+        raise InputError("No image came back.", "See what was said above.")
+    with atomic_path(out) as part, h5py.File(part, "w") as file_out:
+        file_out["reconstruction"] = np.stack([one.pixels[0, 0] for one in found]).astype(np.float32)
+        file_out["heads"] = np.array([one.head for one in found])
+    put(str(out))

@@ -506,6 +506,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "recon",
         "send",
         "serve",
+        "mrd-client",
         "inspect",
         "methods",
         "demo",

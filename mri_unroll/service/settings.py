@@ -27,6 +27,9 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     allowed_hosts: tuple[str, ...] = ()  # names under which the service may be addressed, besides `host` and loopback
+    mrd_port: int | None = None  # of the MRD socket for scanners, on `host`; it knows no tokens; None: none
+    mrd_sessions: int = 8  # at the same time
+    mrd_idle_seconds: float = 120.0  # that a scanner may be silent
     token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
     jobs_url: str | None = None  # postgresql+psycopg://...; None: SQLite in `data_dir`
     workers: int = 1  # processes that reconstruct, each with a device of its own
@@ -47,6 +50,9 @@ class ServiceSettings:
         for name, holds, wanted in (
             ("data_dir", lambda value: value != "", "a folder"),
             ("port", lambda value: 0 <= value < 65536, "0 to 65535"),
+            ("mrd_port", lambda value: value is None or 0 <= value < 65536, "0 to 65535"),
+            ("mrd_sessions", lambda value: 1 <= value <= 256, "1 to 256"),
+            ("mrd_idle_seconds", lambda value: value > 0, "> 0"),
             ("workers", lambda value: 0 <= value <= 64, "0 to 64"),
             ("threads", lambda value: value is None or value >= 1, ">= 1"),
             ("max_upload_gb", lambda value: value > 0, "> 0"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -50,27 +49,26 @@ class Supervisor:
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((settings.host, settings.port))
-        except OSError as error:
-            raise DeviceError(
-                f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.", "Choose another --port."
-            ) from error
-        self._socket.listen(2048)
-        os.set_inheritable(self._socket.fileno(), True)
-        python = [sys.executable, "-m"]
-        self._parts = [_Part("api", [*python, "mri_unroll.service.api", str(self._socket.fileno())])]
-        self._parts += [_Part("worker", [*python, "mri_unroll.service.worker"]) for _ in range(settings.workers)]
+        self._sockets = {"api": _listening(settings.host, settings.port)}
+        if settings.mrd_port is not None:
+            self._sockets["mrd_server"] = _listening(settings.host, settings.mrd_port)
+        self._parts = [_part(name, str(found.fileno())) for name, found in self._sockets.items()]
+        self._parts += [_part("worker") for _ in range(settings.workers)]
         self._stop = threading.Event()
 
     @property
     def address(self) -> str:
         """Where the service answers."""
+        return f"http://{self._place('api')}"
+
+    @property
+    def mrd_address(self) -> str | None:
+        """Where scanners send to, None where that is not wanted."""
+        return self._place("mrd_server") if "mrd_server" in self._sockets else None
+
+    def _place(self, name: str) -> str:
         host = self._settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}"
+        return f"{f'[{host}]' if ':' in host else host}:{self._sockets[name].getsockname()[1]}"
 
     def stop(self) -> None:
         """Have `run` end."""
@@ -87,8 +85,9 @@ class Supervisor:
         self._end()
 
     def _start(self, part: _Part) -> None:
+        handles = [found.fileno() for found in self._sockets.values()]
         part.process = subprocess.Popen(
-            part.command, stdin=subprocess.PIPE, text=True, pass_fds=(self._socket.fileno(),), start_new_session=True
+            part.command, stdin=subprocess.PIPE, text=True, pass_fds=handles, start_new_session=True
         )
         assert part.process.stdin is not None
         try:
@@ -121,4 +120,21 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._socket.close()
+        for found in self._sockets.values():
+            found.close()
+
+
+def _part(name: str, *arguments: str) -> _Part:
+    return _Part(name, [sys.executable, "-m", f"mri_unroll.service.{name}", *arguments])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise DeviceError(f"{host}:{port} cannot be listened on: {error.strerror}.", "Choose another port.") from error
+    found.listen(2048)
+    return found

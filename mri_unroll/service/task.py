@@ -31,12 +31,19 @@ RESULTS = {  # what can be asked for: file name, media type
     "report": ("report.html", "text/html; charset=utf-8"),
     "preview": ("preview.png", "image/png"),
     "sidecar": ("sidecar.json", "application/json"),
+    "mrd": ("images.mrd", "application/octet-stream"),
     "viewer": ("viewer.json", "application/json"),
     "viewer.bin": ("viewer.bin", "application/octet-stream"),
 }
 _LOADED = (
     *("mri_unroll.pipeline", "mri_unroll.studies", "mri_unroll.io.dicom.acquired", "mri_unroll.service.wish"),
-    *("mri_unroll.io.fastmri", "mri_unroll.io.mrd", "mri_unroll.io.array", "mri_unroll.io.volume"),
+    *(
+        "mri_unroll.io.fastmri",
+        "mri_unroll.io.mrd",
+        "mri_unroll.io.array",
+        "mri_unroll.io.volume",
+        "mri_unroll.io.mrd_images",
+    ),
     *("h5py", "nibabel", "matplotlib.cm", "matplotlib.ticker", "skimage.measure", "skimage.transform"),
     "torch.fx.experimental.symbolic_shapes",
 )
@@ -147,6 +154,8 @@ def run(order: dict[str, Any], say: Say) -> dict[str, Any]:
 def _raw(file: Path, out: Path, wish: Any, order: dict[str, Any], events: Say) -> dict[str, str]:
     from mri_unroll.errors import UnsupportedScan
     from mri_unroll.image import Image
+    from mri_unroll.io.mrd_images import image_messages
+    from mri_unroll.io.mrd_stream import image_message
     from mri_unroll.io.volume import write_nifti
     from mri_unroll.objects import write_objects
     from mri_unroll.pipeline import reconstruct_file, zero_filled
@@ -157,6 +166,9 @@ def _raw(file: Path, out: Path, wish: Any, order: dict[str, Any], events: Say) -
 
     def finished(image: Image, notes: Mapping[str, str]) -> None:
         write_nifti(image, out / RESULTS["nifti"][0])
+        if wish.mrd:
+            with (out / RESULTS["mrd"][0]).open("wb") as stream:
+                stream.writelines(image_message(one) for one in image_messages(image))
         before = zero_filled(file, config)
         volumes = {"reconstruction": image.pixels, "before": before}
         _write_viewer(out, volumes if before.shape == image.pixels.shape else {"reconstruction": image.pixels})

@@ -44,6 +44,7 @@ class Wish(BaseModel):
     i_understand_simulated: bool = False
     allow_synthetic_geometry: bool = False
     deidentify: bool = False
+    mrd: Annotated[bool, Field(description="Also as a stream of MRD images.")] = False
 
     def reconstruction(self, device: DeviceChoice = "auto", relief: int = 0) -> ReconstructionConfig:
         """Settings for raw k-space, on some step of the ladder."""

@@ -85,6 +85,7 @@ class Running:
         line = self.process.stdout.readline()
         assert line.startswith("listening on "), "".join(self.log)
         self.address = line.split()[-1]
+        self.mrd_address = self.process.stdout.readline().split()[-1] if "mrd_port" in settings else ""
         late = time.monotonic() + 60
         while True:
             try:

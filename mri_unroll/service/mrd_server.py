@@ -1,0 +1,278 @@
+"""The MRD socket: a scanner sends readouts while it measures and gets pictures back on the same connection.
+
+``python -m mri_unroll.service.mrd_server FD`` reads its settings as JSON from standard input. A session is written into
+an ISMRMRD file as it comes and reconstructed as a job like any other, of the owner ``mrd``; its own thread waits for
+it, so that nobody waits for somebody else's. Whatever goes wrong is told to the scanner as a text, and CLOSE is sent
+once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import select
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mri_unroll.config import from_mapping
+from mri_unroll.errors import InputError, MriUnrollError, UnsupportedScan
+from mri_unroll.io import mrd_stream
+from mri_unroll.service import confine
+from mri_unroll.service.jobs import Job, Jobs
+from mri_unroll.service.log import configure
+from mri_unroll.service.methods import Methods
+from mri_unroll.service.schema import connect
+from mri_unroll.service.settings import GB, ServiceSettings
+from mri_unroll.service.task import RESULTS
+from mri_unroll.service.uploads import Refused, Uploads
+from mri_unroll.service.wish import Wish
+
+_log = logging.getLogger(__name__)
+OWNER = "mrd"
+_LOOK = 0.2  # seconds between looks at the job
+_WAIT = 2.0  # seconds for one of the sessions to end, before somebody is turned away
+_MOST_THREADS = 300
+_TELL = 5.0  # seconds between words about it
+_DEFAULTS = ("", "default", "null", "openrecon", "unrolled")  # names of a configuration that mean our default
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+
+
+class Gone(Exception):
+    """The other side has left."""
+
+
+class Server:
+    """Takes sessions until it is closed.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    listening
+        A socket that listens.
+    """
+
+    def __init__(self, settings: ServiceSettings, listening: socket.socket) -> None:
+        self._settings, self._listening = settings, listening
+        engine = connect(settings.database_url)
+        self._jobs = Jobs(engine, settings.lease_seconds, settings.attempts)
+        self._uploads = Uploads(engine, settings)
+        self._methods = Methods()
+        self._free = threading.BoundedSemaphore(settings.mrd_sessions)
+        threading.Thread(target=self._methods.listed, daemon=True).start()
+
+    def run(self) -> None:
+        """Accept; every session has a thread."""
+        while True:
+            link, _ = self._listening.accept()
+            link.settimeout(self._settings.mrd_idle_seconds)
+            if threading.active_count() > _MOST_THREADS:
+                link.close()
+            else:
+                threading.Thread(target=self._admit, args=(link,), daemon=True).start()
+
+    def _admit(self, link: socket.socket) -> None:
+        if self._free.acquire(timeout=_WAIT):
+            self._attend(link)
+            return
+        with link, suppress(OSError):
+            _say(link, "ERROR", f"{self._settings.mrd_sessions} sessions are under way. Try again later.")
+            link.sendall(mrd_stream.close_message())
+            _linger(link)
+
+    def _attend(self, link: socket.socket) -> None:
+        began = time.monotonic()
+        try:
+            with link:
+                try:
+                    self._session(link)
+                except (MriUnrollError, Refused) as error:
+                    _say(link, "ERROR", f"{error.message} {error.hint}".strip())
+                except Gone:
+                    raise
+                except Exception as error:
+                    _log.exception("session failed")
+                    _say(link, "ERROR", f"The service failed ({type(error).__name__}).")
+                    raise
+                finally:
+                    link.sendall(mrd_stream.close_message())
+                    _linger(link)
+        except (OSError, Gone):
+            _log.info("session broken off")
+        finally:
+            self._free.release()
+            _log.info("session ends", extra={"seconds": round(time.monotonic() - began, 3)})
+
+    def _session(self, link: socket.socket) -> None:
+        path = self._uploads.path(f"mrd.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.part")
+        try:
+            name = self._record(link, path)
+            wish = self._wish(name)
+            wish.check()
+            upload = self._uploads.begin(OWNER, "scan.h5", "")
+            path.replace(self._uploads.path(upload.id))
+            self._uploads.keep(upload, is_complete=True)
+            job = self._jobs.submit(OWNER, upload.id, upload.name, wish.model_dump(exclude_defaults=True))
+            _log.info("session is a job", extra={"job": job.id})
+            try:
+                self._give_back(link, self._waited_for(link, job))
+            finally:
+                self._jobs.cancel(job.id)  # nothing to a job that has ended
+                self._uploads.delete(upload.id)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _record(self, link: socket.socket, path: Path) -> str:
+        """Write a session into a file, to its CLOSE; gives the configuration asked for."""
+
+        def read(count: int) -> bytes:
+            return _read(link, count)
+
+        most = self._settings.max_upload_gb * GB
+        name, file = "", None
+        try:
+            for number, content in mrd_stream.messages(read, most):
+                if number == mrd_stream.CONFIG_FILE or (number == mrd_stream.CONFIG_TEXT and not name):
+                    name = content
+                elif number == mrd_stream.HEADER and file is None:
+                    self._uploads.admit(OWNER, 0, self._jobs.kept_bytes(OWNER))
+                    file = mrd_stream.SessionFile(path, content)
+                elif number == mrd_stream.TEXT:
+                    name = _configured(content) or name
+                elif number == mrd_stream.ACQUISITION:
+                    if file is None:
+                        raise InputError("Readouts came before the header.", "Send CONFIG and HEADER first.")
+                    file.add(content)
+                    if file.count % 4096 == 0:
+                        self._uploads.admit(OWNER, 0, 0)
+                elif number == mrd_stream.IMAGE:
+                    raise UnsupportedScan("Images were sent.", "Send raw data: set the emitter to `raw`.")
+        finally:
+            if file is not None:
+                file.__exit__(None, None, None)
+        if file is None or file.count == 0:
+            raise InputError("The session holds no raw data.", "Send HEADER and readouts before CLOSE.")
+        return name
+
+    def _wish(self, name: str) -> Wish:
+        """What a configuration stands for; names come from a list, never from the other side."""
+        name = name.strip().casefold().removesuffix(".xml")
+        method = None if name in _DEFAULTS else name
+        if method is not None:
+            if not _NAME.fullmatch(method):
+                raise InputError("The name of the configuration is none that is known.", "Name a method.")
+            self._methods.check(method, None)
+        return Wish(method=method, mrd=True)
+
+    def _waited_for(self, link: socket.socket, job: Job) -> Job:
+        """Wait for a job's end, and say now and then how it goes."""
+        told = time.monotonic()
+        while True:
+            found = self._jobs.get(job.id)
+            if found is None:
+                raise InputError("The job was deleted.", "Send the scan again.")
+            if found.is_ended:
+                return found
+            if _has_left(link):
+                raise Gone
+            if time.monotonic() - told > _TELL:
+                _say(link, "INFO", found.stage or found.state)
+                told = time.monotonic()
+            time.sleep(_LOOK)
+
+    def _give_back(self, link: socket.socket, job: Job) -> None:
+        if job.error is not None:
+            raise InputError(job.error["message"], job.error["hint"])
+        if not job.result:
+            raise InputError(f"The job was {job.state}.", "Send the scan again.")
+        with (self._settings.folder / "results" / job.result / RESULTS["mrd"][0]).open("rb") as stream:
+            link.sendfile(stream)
+
+
+def _configured(text: str) -> str:
+    """The configuration that a scanner's JSON names, "" if the text is none."""
+    try:
+        found = json.loads(text)["parameters"]["config"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _read(link: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        try:
+            part = link.recv(min(count - len(parts), 2**20))
+        except TimeoutError:
+            raise InputError("Nothing came for too long.", "Send CLOSE when the scan is over.") from None
+        if not part:
+            raise Gone
+        parts += part
+    return bytes(parts)
+
+
+def _has_left(link: socket.socket) -> bool:
+    ready, _, _ = select.select([link], [], [], 0)
+    if not ready:
+        return False
+    try:
+        return link.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
+
+
+def _linger(link: socket.socket) -> None:
+    """Let the other side read what was sent: closing at once would throw it away where its own data is unread."""
+    with suppress(OSError):
+        link.shutdown(socket.SHUT_WR)
+        link.settimeout(2)
+        late = time.monotonic() + 2
+        while time.monotonic() < late and link.recv(2**16):
+            continue
+
+
+def _say(link: socket.socket, level: str, text: str) -> None:
+    link.sendall(mrd_stream.text_message(mrd_stream.TEXT, f"{level} {text}"))
+
+
+def main() -> None:
+    """Listen until the parent ends."""
+    confine.end_with_parent()
+    settings: ServiceSettings = from_mapping(json.loads(sys.stdin.readline()), ServiceSettings)
+    configure()
+    Server(settings, socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+def send(host: str, port: int, header: str, readouts: Any, config: str = "default", timeout: float = 600.0) -> Any:
+    """What a scanner does: send a session, and yield the texts and images that come back.
+
+    Raises
+    ------
+    InputError
+        If the other side cannot be reached or breaks off.
+    """
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as link:
+            link.sendall(mrd_stream.config_message(config) + mrd_stream.text_message(mrd_stream.HEADER, header))
+            for one in readouts:
+                link.sendall(mrd_stream.acquisition_message(one))
+            link.sendall(mrd_stream.close_message())
+            for number, content in mrd_stream.messages(lambda count: _read(link, count), float("inf")):
+                if number != mrd_stream.CLOSE:
+                    yield content
+    except Gone:
+        raise InputError(f"{host}:{port} broke off.", "See its log.") from None
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        raise InputError(f"{host}:{port} cannot be spoken with: {reason}.", "Check host and port.") from error
+
+
+if __name__ == "__main__":
+    main()

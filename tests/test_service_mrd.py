@@ -1,0 +1,302 @@
+"""The MRD socket: what a scanner sends comes back as pictures, and nothing that it sends harms the next one."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from support.mrd import CALIBRATION, NOISE, mrd_header, readout, write_mrd
+from support.service import Running, running
+from typer.testing import CliRunner, Result
+
+from mri_unroll.cli import app
+from mri_unroll.io import mrd_stream
+from mri_unroll.io.mrd_stream import ImageMessage, acquisition_message, config_message, stored_session
+from mri_unroll.io.registry import read_scan
+from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.service.mrd_server import send
+
+MATRIX, FOV = (24, 17), (240.0, 170.0)  # (readout, phase)
+AXES = np.array([[0.0, 0.6, 0.8], [1, 0, 0], [0, 0.8, -0.6]])
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("service"), mrd_port=0, mrd_idle_seconds=5.0) as found:
+        yield found
+
+
+@pytest.fixture
+def place(service: Running) -> tuple[str, int]:
+    host, _, port = service.mrd_address.rpartition(":")
+    return host, int(port)
+
+
+def lopsided(count: int = 3) -> NDArray[np.float64]:
+    """Pictures ``(slice, readout, phase)`` that no turn or flip leaves as they are."""
+    y, x = np.meshgrid(np.linspace(-1, 1, MATRIX[0]), np.linspace(-1, 1, MATRIX[1]), indexing="ij")
+    disc = np.hypot(y - 0.2, x + 0.1) < 0.6
+    return np.stack([disc * (2 + x + 0.5 * y) * (1 + k) for k in range(count)])
+
+
+def write_scan(path: Path, oversampling: int = 1) -> Path:
+    """Full k-space with noise, calibration lines and places, as a scanner has it."""
+    shown = lopsided()
+    wide = np.zeros((len(shown), MATRIX[0] * oversampling, MATRIX[1]))
+    first = wide.shape[1] // 2 - MATRIX[0] // 2
+    wide[:, first : first + MATRIX[0]] = shown
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(wide, (1, 2)), norm="ortho"), (1, 2))
+    coils = np.stack([kspace, 0.5j * kspace], axis=1).astype(np.complex64)
+    rng = np.random.default_rng(1)
+    noise = (0.01 * rng.standard_normal((2, 64, 2))).astype(np.float32).view(np.complex64)[..., 0]
+    axes = dict(zip(("read_dir", "phase_dir", "slice_dir"), AXES, strict=True))
+    readouts = [readout(noise, flags=(NOISE,))]
+    readouts += [readout(coils[0, :, :, 8], flags=(CALIBRATION,), kspace_encode_step_1=8, **axes)]
+    for index, plane in enumerate(coils):
+        position = 1000 * (np.array([0.01, 0.02, 0.03]) + 0.005 * index * AXES[2])
+        for line in range(MATRIX[1]):
+            readouts.append(
+                readout(plane[:, :, line], slice=index, kspace_encode_step_1=line, position=position, **axes)
+            )
+    sizes = {"encoded": (MATRIX[0] * oversampling, MATRIX[1], 1), "recon": (*MATRIX, 1)}
+    views = {"encoded_fov": (FOV[0] * oversampling, FOV[1], 5.0), "recon_fov": (*FOV, 5.0)}
+    person = "<subjectInformation><patientName>CANARYNAME</patientName></subjectInformation>"
+    return write_mrd(path, readouts, mrd_header(**sizes, **views, extra=person))  # type: ignore[arg-type]
+
+
+def session(path: Path, place: tuple[str, int], config: str = "zero-filled") -> tuple[list[ImageMessage], list[str]]:
+    header, readouts = stored_session(path)
+    back = list(send(*place, header, readouts, config, timeout=120))
+    return [one for one in back if isinstance(one, ImageMessage)], [one for one in back if isinstance(one, str)]
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+def test_what_is_sent_comes_back_as_pictures(
+    service: Running, place: tuple[str, int], tmp_path: Path, oversampling: int
+) -> None:
+    path = write_scan(tmp_path / "scan.h5", oversampling)
+    images, texts = session(path, place)
+    assert [text for text in texts if text.startswith("ERROR")] == []
+    assert len(images) == 3
+    expected = make_reconstructor("zero-filled").reconstruct(read_scan(path)).pixels
+    for index, image in enumerate(images):
+        assert image.pixels.shape == (1, 1, MATRIX[1], MATRIX[0])  # the readout along x
+        assert image.pixels.dtype == np.uint16
+        np.testing.assert_allclose(image.pixels[0, 0].T / 4095, expected[index] / expected.max(), atol=2e-4)
+        head = image.head
+        np.testing.assert_allclose(head["field_of_view"], (*FOV, 5.0), rtol=1e-5)
+        np.testing.assert_allclose(head["position"], [10 + 0, 20 + 4 * index, 30 - 3 * index], atol=1e-3)
+        for name, axis in zip(("read_dir", "phase_dir", "slice_dir"), AXES, strict=True):
+            np.testing.assert_allclose(head[name], axis, atol=1e-6)
+        assert (head["image_index"], head["slice"], head["image_type"]) == (index + 1, index, 1)
+        for words in ("<name>Keep_image_geometry</name><value>1<", "[RESEARCH]", "RescaleSlope"):
+            assert words in image.attributes
+    assert images[-1].pixels.max() == 4095
+    assert "CANARYNAME" not in "".join(service.log)
+    assert "CANARYNAME" not in "".join(image.attributes for image in images)
+
+
+def test_the_phantom_of_others_comes_back_right_side_up(place: tuple[str, int], tmp_path: Path) -> None:
+    if shutil.which("ismrmrd_generate_cartesian_shepp_logan") is None:
+        pytest.skip("ismrmrd-tools is not installed")
+    path = tmp_path / "phantom.h5"
+    make = ["ismrmrd_generate_cartesian_shepp_logan", "-o", str(path), "-c", "4", "-m", "64", "-O", "2", "-r", "1"]
+    subprocess.run(make, check=True, capture_output=True)
+    (image,), texts = session(path, place, "default")
+    assert [text for text in texts if text.startswith("ERROR")] == []
+    assert "nominal" in image.attributes
+    subprocess.run(["ismrmrd_recon_cartesian_2d", str(path)], check=True, capture_output=True, cwd=tmp_path)
+    with h5py.File(path) as file:
+        theirs = next(np.squeeze(group["data"][()]) for group in _images(file))
+    ours = image.pixels[0, 0].astype(float)
+    ways = {
+        (turned, flips): np.corrcoef(np.flip(ours.T if turned else ours, flips).ravel(), theirs.ravel())[0, 1]
+        for turned in (False, True)
+        for flips in ((), (0,), (1,), (0, 1))
+    }
+    assert max(ways, key=lambda way: ways[way]) == (False, ())
+    assert ways[(False, ())] > 0.95
+
+
+def _images(file: h5py.File) -> Iterator[h5py.Group]:
+    found: list[h5py.Group] = []
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Group) and {"data", "header"} <= set(item):
+            found.append(item)
+
+    file.visititems(look)
+    yield from found
+
+
+def test_the_client_of_the_command_line(service: Running, tmp_path: Path) -> None:
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(app, ["mrd-client", *map(str, arguments)], env={"COLUMNS": "200"})
+
+    path, out = write_scan(tmp_path / "scan.h5"), tmp_path / "images.h5"
+    done = run(path, "--to", service.mrd_address, "-o", out, "--config", "zero-filled")
+    assert done.exit_code == 0, done.stderr
+    with h5py.File(out) as file:
+        assert file["reconstruction"].shape == (3, MATRIX[1], MATRIX[0])
+    again = run(path, "--to", service.mrd_address, "-o", out)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+    for to, words in (("nowhere", "HOST:PORT"), ("127.0.0.1:1", "cannot be spoken with")):
+        wrong = run(path, "--to", to, "-o", tmp_path / "other.h5")
+        assert wrong.exit_code == 2
+        assert words in wrong.stderr
+
+
+# --- what goes wrong
+
+
+def spoken(place: tuple[str, int], content: bytes, close: bool = False) -> list[Any]:
+    """Send bytes and read what comes back to the end: texts, images, and one CLOSE."""
+    with socket.create_connection(place, timeout=30) as link:
+        link.sendall(content)
+        if close:
+            link.shutdown(socket.SHUT_WR)
+        came = bytearray()
+        while part := link.recv(2**16):
+            came += part
+    view = memoryview(bytes(came))
+
+    def read(count: int) -> bytes:
+        nonlocal view
+        assert len(view) >= count
+        part, view = view[:count], view[count:]
+        return bytes(part)
+
+    found = [content for number, content in mrd_stream.messages(read, 1e9) if number != mrd_stream.CLOSE]
+    assert len(view) == 0  # nothing after CLOSE
+    return found
+
+
+def whole(path: Path, config: str = "zero-filled") -> bytes:
+    header, readouts = stored_session(path)
+    start = config_message(config) + mrd_stream.text_message(mrd_stream.HEADER, header)
+    return start + b"".join(map(acquisition_message, readouts)) + mrd_stream.close_message()
+
+
+def test_errors_are_told_and_the_session_is_closed_once(place: tuple[str, int], tmp_path: Path) -> None:
+    content = whole(write_scan(tmp_path / "scan.h5"))
+    start = 2 + 1024
+    header_end = start + 6 + int.from_bytes(content[start + 2 : start + 6], "little")
+    image = mrd_stream.IMAGE.to_bytes(2, "little") + np.zeros((), mrd_stream.IMAGE_HEAD).tobytes() + bytes(8)
+    lying = (mrd_stream.TEXT).to_bytes(2, "little") + (2**32 - 1).to_bytes(4, "little")
+    for sent, words in (
+        (whole(write_scan(tmp_path / "b.h5"), "os.system"), "none that is known"),
+        (whole(write_scan(tmp_path / "c.h5"), "magic"), "no method"),
+        (content[:start] + mrd_stream.close_message(), "no raw data"),
+        (content[:start] + content[header_end:], "before the header"),
+        (content[:header_end] + mrd_stream.close_message(), "no raw data"),
+        (content[:header_end] + image, "announced"),
+        (lying, "too long"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not known here"),
+    ):
+        (said,) = spoken(place, sent)
+        assert said.startswith("ERROR")
+        assert words in said
+    broken = content.replace(b"<matrixSize>", b"<matrixSize<", 1)
+    (said,) = [text for text in spoken(place, broken) if text.startswith("ERROR")]
+    assert "XML" in said or "header" in said
+
+
+def test_the_texts_of_scanners_choose_a_method(place: tuple[str, int], tmp_path: Path) -> None:
+    header, readouts = stored_session(write_scan(tmp_path / "scan.h5"))
+    content = config_message("no such thing") + mrd_stream.text_message(mrd_stream.HEADER, header)
+    content += mrd_stream.text_message(mrd_stream.TEXT, '{"version": "1.1.0", "parameters": {"config": "zero-filled"}}')
+    content += b"".join(map(acquisition_message, readouts)) + mrd_stream.close_message()
+    assert sum(isinstance(one, ImageMessage) for one in spoken(place, content)) == 3
+
+
+def test_silence_ends_a_session_and_holds_up_nobody(place: tuple[str, int], tmp_path: Path) -> None:
+    content = whole(write_scan(tmp_path / "scan.h5"))
+    with socket.create_connection(place, timeout=30) as silent:
+        silent.sendall(content[: len(content) // 2])
+        began = time.monotonic()
+        assert any(isinstance(one, ImageMessage) for one in spoken(place, content))
+        assert time.monotonic() - began < 30
+        assert b"ERROR Nothing came for too long" in silent.recv(2**16)
+        assert time.monotonic() - began > 3
+
+
+def test_cut_and_mutated_sessions_harm_nobody(service: Running, place: tuple[str, int], tmp_path: Path) -> None:
+    """Every kind of cut, and random damage: the next client is answered within a second, and memory stays."""
+    content = whole(write_scan(tmp_path / "scan.h5"))
+    (server,) = service.children("mrd_server")
+
+    def memory() -> float:
+        lines = Path(f"/proc/{server}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+    def answers() -> float:
+        began = time.monotonic()
+        (said,) = spoken(place, config_message("x") + mrd_stream.close_message())
+        assert said.startswith("ERROR")
+        return time.monotonic() - began
+
+    answers()
+    before, slowest = memory(), 0.0
+    rng = np.random.default_rng(4)
+    cuts = [*range(0, 1100, 90), *(int(cut) for cut in rng.integers(1100, len(content) - 2, 60))]
+    for number, cut in enumerate(cuts):
+        with socket.create_connection(place, timeout=30) as link:
+            link.sendall(content[:cut])
+        if number % 10 == 0:
+            slowest = max(slowest, answers())
+    for number in range(60):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), rng.integers(1, 20)):
+            damaged[position] = rng.integers(0, 256)
+        del damaged[len(content) // 2 :]  # cut as well, so that none becomes a job
+        heard_enough = suppress(BrokenPipeError, ConnectionResetError)
+        with socket.create_connection(place, timeout=30) as link, heard_enough:
+            link.sendall(damaged)
+        if number % 10 == 0:
+            slowest = max(slowest, answers())
+    assert slowest < 1
+    assert memory() - before < 64
+    left = time.monotonic() + 15
+    while list((service.data / "uploads").glob("mrd.*")) and time.monotonic() < left:
+        time.sleep(0.2)
+    assert list((service.data / "uploads").glob("mrd.*")) == []
+
+
+def test_a_busy_socket_says_so(tmp_path: Path) -> None:
+    with running(tmp_path, mrd_port=0, mrd_sessions=1, workers=0) as service:
+        host, _, port = service.mrd_address.rpartition(":")
+        with socket.create_connection((host, int(port))):
+            time.sleep(0.3)
+            (said,) = spoken((host, int(port)), b"")
+            assert "1 sessions are under way" in said
+
+
+def test_a_session_file_is_read_as_it_was_sent(tmp_path: Path) -> None:
+    """Through the writer and our reader: the same scan."""
+    path = write_scan(tmp_path / "scan.h5")
+    header, readouts = stored_session(path)
+    with mrd_stream.SessionFile(tmp_path / "copy.h5", header) as copy:
+        for one in readouts:
+            copy.add(one)
+    before, after = read_scan(path), read_scan(tmp_path / "copy.h5")
+    np.testing.assert_array_equal(after.kspace, before.kspace)
+    np.testing.assert_array_equal(after.geometry.position, before.geometry.position)
+    assert after.noise_cov is not None
+
+
+def test_heads_are_as_long_as_the_specification_says() -> None:
+    assert (mrd_stream.ACQUISITION_HEAD.itemsize, mrd_stream.IMAGE_HEAD.itemsize) == (340, 198)

@@ -74,6 +74,12 @@ def serve(
         put_json(dataclasses.asdict(settings), indent=2)
         return
     load_tokens(None if settings.token_file is None else Path(settings.token_file))  # says at once what is wrong
+    if settings.dicom_port is not None:
+        try:
+            from mri_unroll.service.dicom_node import check_rules
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"The DICOM node needs {error.name}.", "Run: pip install 'mri-unroll[dicom]'") from error
+        check_rules(settings)
     from mri_unroll.service.log import configure
 
     supervisor = Supervisor(settings)
@@ -87,6 +93,8 @@ def serve(
         put(f"listening on {supervisor.address}")
         if supervisor.mrd_address is not None:
             put(f"MRD sessions at {supervisor.mrd_address}")
+        if settings.dicom_port is not None:
+            put(f"DICOM node {settings.dicom_title} at {settings.host}:{settings.dicom_port}")
 
     supervisor.run(tell_where)
     tell("stopped")

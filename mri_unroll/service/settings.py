@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mri_unroll.config import DeviceChoice
+from mri_unroll.config import DeviceChoice, StudyMode
 from mri_unroll.errors import ConfigError
 
 MB = 10**6
 GB = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomRule:
+    """Which series become which jobs; of several rules the first that fits holds.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range.
+    """
+
+    caller: str = ""  # application entity that sent it; "": any
+    description: str = ""  # regular expression that the series description holds; "": any
+    mode: StudyMode = "restore"
+    psf: str | None = None
+    method: str | None = None
+    accelerate: float | None = None
+    insist: bool = False  # simulate although the pictures were processed before
+    send_to: tuple[str, ...] = ()  # dicom://AET@HOST:PORT or https://HOST/dicom-web: where the result goes
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.description)
+        except re.error as error:
+            raise ConfigError(f"`description` of a rule is no regular expression: {error}.", "Correct it.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +57,11 @@ class ServiceSettings:
     mrd_port: int | None = None  # of the MRD socket for scanners, on `host`; it knows no tokens; None: none
     mrd_sessions: int = 8  # at the same time
     mrd_idle_seconds: float = 120.0  # that a scanner may be silent
+    dicom_port: int | None = None  # of the DICOM node, on `host`; None: none
+    dicom_title: str = "MRIUNROLL"  # application entity that peers must call
+    dicom_callers: tuple[str, ...] = ()  # application entities that may call; nobody else may
+    dicom_quiet_seconds: float = 10.0  # after which a series that grows no more is whole
+    dicom_rules: tuple[DicomRule, ...] = ()
     token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
     jobs_url: str | None = None  # postgresql+psycopg://...; None: SQLite in `data_dir`
     workers: int = 1  # processes that reconstruct, each with a device of its own
@@ -53,6 +85,9 @@ class ServiceSettings:
             ("mrd_port", lambda value: value is None or 0 <= value < 65536, "0 to 65535"),
             ("mrd_sessions", lambda value: 1 <= value <= 256, "1 to 256"),
             ("mrd_idle_seconds", lambda value: value > 0, "> 0"),
+            ("dicom_port", lambda value: value is None or 0 < value < 65536, "1 to 65535"),
+            ("dicom_title", lambda value: 1 <= len(value.strip()) <= 16, "1 to 16 characters"),
+            ("dicom_quiet_seconds", lambda value: value > 0, "> 0"),
             ("workers", lambda value: 0 <= value <= 64, "0 to 64"),
             ("threads", lambda value: value is None or value >= 1, ">= 1"),
             ("max_upload_gb", lambda value: value > 0, "> 0"),
@@ -69,6 +104,11 @@ class ServiceSettings:
             value = getattr(self, name)
             if not holds(value):
                 raise ConfigError(f"Expected `{name}` to be {wanted}, got {value!r}.", "Correct the value.")
+        if self.dicom_port is not None and not (self.dicom_callers and self.dicom_rules):
+            raise ConfigError(
+                "A DICOM node needs `dicom_callers`, who may call, and `dicom_rules`, what is done with their series.",
+                "See docs/service.md.",
+            )
 
     @property
     def folder(self) -> Path:

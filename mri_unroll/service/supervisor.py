@@ -53,6 +53,8 @@ class Supervisor:
         if settings.mrd_port is not None:
             self._sockets["mrd_server"] = _listening(settings.host, settings.mrd_port)
         self._parts = [_part(name, str(found.fileno())) for name, found in self._sockets.items()]
+        if settings.dicom_port is not None:
+            self._parts.append(_part("dicom_node"))
         self._parts += [_part("worker") for _ in range(settings.workers)]
         self._stop = threading.Event()
 

@@ -36,6 +36,7 @@ from mri_unroll.terminal import (
     tell,
 )
 from mri_unroll.training_commands import training_app
+from mri_unroll.watch_command import watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +49,7 @@ app.command(epilog=EXAMPLES)(recon)
 app.command(epilog="Example: mri-unroll send better dicom://ARCHIVE@pacs.example.org:104")(send)
 app.command(epilog="Example: mri-unroll serve --data-dir /srv/mri --token-file /etc/mri-unroll.token")(serve)
 app.command("mrd-client", epilog="Example: mri-unroll mrd-client scan.h5 --to 127.0.0.1:9002 -o images.h5")(mrd_client)
+app.command(epilog="Example: mri-unroll watch incoming -o results")(watch)
 app.add_typer(evaluate_app)
 app.add_typer(prediction_app)
 app.add_typer(training_app)

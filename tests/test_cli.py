@@ -507,6 +507,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "send",
         "serve",
         "mrd-client",
+        "watch",
         "inspect",
         "methods",
         "demo",

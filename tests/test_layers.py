@@ -26,6 +26,7 @@ FLOORS = {
             "study_commands",
             "sending_command",
             "service_commands",
+            "watch_command",
             "options",
             "terminal",
             "interrupts",

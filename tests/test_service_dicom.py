@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -241,3 +242,24 @@ def test_tools_of_others_can_speak_to_it(tmp_path: Path) -> None:
         subprocess.run(["echoscu", *call], check=True, timeout=30)
         subprocess.run(["storescu", *call, *map(str, files)], check=True, timeout=30)
         until(lambda: service.client("root-" + "d" * 32)("GET", "/v1/jobs").json(), service, 20)
+
+
+def test_an_archive_sends_a_series_and_gets_the_result_back(tmp_path: Path) -> None:
+    if shutil.which("Orthanc") is None:
+        pytest.skip("Orthanc is not installed")
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        pytest.skip("a network of its own needs root")
+    files = write_series(tmp_path / "a", count=3, shape=(48, 40))
+    (tmp_path / "work").mkdir()
+    command = 'ip link set lo up; exec "$0" -m tests.support.orthanc_and_node "$@"'
+    ran = subprocess.run(
+        ["unshare", "-n", "bash", "-c", command, sys.executable, str(tmp_path / "work"), *map(str, files)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert (found["sent"], found["failed"], found["held"], found["studies"]) == (3, 0, 6, 1)
+    assert found["series"] == ["[RESEARCH] restored gaussian", "t1"]

@@ -15,6 +15,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +50,9 @@ def settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def ask(path: str, method: str = "GET") -> bytes:
+def ask(path: str, method: str = "GET", body: bytes | None = None) -> bytes:
     """Orthanc's own interface."""
-    request = urllib.request.Request(f"http://127.0.0.1:18042{path}", method=method)
+    request = urllib.request.Request(f"http://127.0.0.1:18042{path}", body, method=method)
     request.add_header("Authorization", "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
     with urllib.request.urlopen(request, timeout=20) as answer:
         return bytes(answer.read())
@@ -72,11 +74,9 @@ def same_pixels(files: list[Path]) -> int:
     return found
 
 
-def main(work: Path, files: list[Path]) -> dict[str, Any]:
-    """Send by both roads and say what the archive then holds."""
-    from mri_unroll.errors import InputError
-    from mri_unroll.io.dicom.send import send
-
+@contextmanager
+def archive_in(work: Path) -> Iterator[None]:
+    """A running Orthanc."""
     (work / "DB").mkdir()
     (work / "orthanc.json").write_text(json.dumps(settings(work)))
     with (work / "orthanc.log").open("w") as log:
@@ -88,6 +88,18 @@ def main(work: Path, files: list[Path]) -> dict[str, Any]:
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
+        yield
+    finally:
+        archive.terminate()
+        archive.wait(20)
+
+
+def main(work: Path, files: list[Path]) -> dict[str, Any]:
+    """Send by both roads and say what the archive then holds."""
+    from mri_unroll.errors import InputError
+    from mri_unroll.io.dicom.send import send
+
+    with archive_in(work):
         found: dict[str, Any] = {}
         try:
             send(files, STOW, ledger=work / "nobody.jsonl")
@@ -116,9 +128,6 @@ events=lambda e: e['done'] == 2 and os.kill(os.getpid(), 9))"
         rest = send(files, STORE, ledger=work / "killed.jsonl")
         found["rest"] = [rest.already, rest.sent, len(json.loads(ask("/instances"))), same_pixels(files)]
         return found
-    finally:
-        archive.terminate()
-        archive.wait(20)
 
 
 if __name__ == "__main__":

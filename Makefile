@@ -72,5 +72,5 @@ LOCK = printf 'hatchling\n' | $(COMPILE) --python-version 3.12 --constraint cons
 # The locks are for the Dockerfile: with hashes, and with the build backend, so that nothing unpinned is fetched there.
 lock:
 	$(COMPILE) --python-version 3.11 --all-extras pyproject.toml --output-file constraints.txt
-	$(LOCK) pyproject.toml - --extra dicom --extra serve --output-file requirements.lock
-	$(LOCK) pyproject.toml - --extra dicom --extra serve --extra gpu --output-file requirements-gpu.lock
+	$(LOCK) pyproject.toml - --extra dicom --extra postgres --extra serve --output-file requirements.lock
+	$(LOCK) pyproject.toml - --extra dicom --extra postgres --extra serve --extra gpu --output-file requirements-gpu.lock

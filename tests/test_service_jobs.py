@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,18 +24,16 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL of our own, on a socket in a folder."""
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     if not POSTGRES:
         pytest.skip("PostgreSQL is not installed")
     if os.geteuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no runuser")
-    programs, folder = POSTGRES[-1].parent, tmp_path_factory.mktemp("postgres")
+    programs, folder = POSTGRES[-1].parent, Path(tempfile.mkdtemp())  # not in pytest's, which another user cannot enter
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:
-        for place in (folder, *folder.parents[:2]):
-            place.chmod(0o755)
         shutil.chown(folder, "postgres")
     data = folder / "data"
     run: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder, "timeout": 120}
@@ -47,6 +46,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql+psycopg://us@/postgres?host={folder}"
     finally:
         subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+        shutil.rmtree(folder)
 
 
 class Clock:

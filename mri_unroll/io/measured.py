@@ -34,7 +34,7 @@ def load_slice(raw: NDArray[Any], index: int, title: str) -> NDArray[np.complex6
     Parameters
     ----------
     raw
-        ``(coil, ky, kx)``, or ``(ky, kx)``; given back as it is where it is native complex64 already.
+        ``(coil, ky, kx)``, or ``(ky, kx)``; given back as it is where it is native complex64 in C order already.
     index
         Its number in the file, for messages.
 
@@ -46,7 +46,7 @@ def load_slice(raw: NDArray[Any], index: int, title: str) -> NDArray[np.complex6
         If the samples are not complex.
     """
     check_complex(raw.dtype, title)
-    out = raw
+    out = np.ascontiguousarray(raw)
     if raw.dtype.names is not None:
         real, imag = raw.dtype.names
         out = np.empty(raw.shape, np.complex64)
@@ -54,7 +54,7 @@ def load_slice(raw: NDArray[Any], index: int, title: str) -> NDArray[np.complex6
             out.real, out.imag = raw[real], raw[imag]
     elif raw.dtype != np.complex64:  # another width or byte order
         with np.errstate(over="ignore", invalid="ignore"):
-            out = raw.astype(np.complex64)
+            out = np.ascontiguousarray(raw, np.complex64)
     if not np.isfinite(out.view(np.float32)).all():
         raise CorruptScan(
             f"{title}: k-space of slice {index} holds NaN or infinite values.",

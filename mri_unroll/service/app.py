@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -43,7 +44,7 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
     _explain_errors(app)
     _add_public(app, jobs)
     add_uploads(app, uploads, jobs, settings)
-    add_jobs(app, uploads, jobs, methods)
+    add_jobs(app, uploads, jobs, methods, settings)
     add_results(app, jobs, settings)
 
     @app.get("/v1/methods")
@@ -78,6 +79,11 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(ConfigError)
     async def contradiction(request: Request, error: ConfigError) -> JSONResponse:
         return told(Denied(422, error.message, error.hint))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        _log.error("the database failed", extra={"status": 507})
+        return told(Denied(507, "The service cannot reach or write its database.", "Try again later."))
 
     @app.exception_handler(OSError)
     async def storage(request: Request, error: OSError) -> JSONResponse:

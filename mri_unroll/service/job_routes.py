@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -34,8 +35,9 @@ class JobRequest(BaseModel):
     idempotency_key: Annotated[str | None, Field(min_length=1, max_length=128)] = None
 
 
-def add_jobs(app: FastAPI, uploads: Uploads, jobs: Jobs, methods: Methods) -> None:
+def add_jobs(app: FastAPI, uploads: Uploads, jobs: Jobs, methods: Methods, settings: ServiceSettings) -> None:
     """Submit, watch, cancel, forget."""
+    results = settings.folder / "results"
 
     @app.post("/v1/jobs", status_code=201)
     def submit(wanted: JobRequest, caller: Asking) -> dict[str, Any]:
@@ -83,7 +85,9 @@ def add_jobs(app: FastAPI, uploads: Uploads, jobs: Jobs, methods: Methods) -> No
     def delete(identity: Identity, caller: Asking) -> None:
         """Forget an ended job and its result."""
         need(caller, SUBMIT)
-        job_of(jobs, identity, caller)
+        job = job_of(jobs, identity, caller)
+        if job.is_ended and job.result:  # first, because on a full disk the database needs the room
+            shutil.rmtree(results / job.result, ignore_errors=True)
         if not jobs.delete(identity):
             raise Denied(409, "The job has not ended.", "Cancel it first.")
 

@@ -113,10 +113,10 @@ class Uploads:
         return kept
 
     def delete(self, identity: str) -> None:
-        """Forget one, and its bytes."""
+        """Forget one, and its bytes; these first, because on a full disk the database needs their room."""
+        self.path(identity).unlink(missing_ok=True)
         with self._engine.begin() as link:
             link.execute(delete(uploads).where(uploads.c.id == identity))
-        self.path(identity).unlink(missing_ok=True)
 
     def idle_since(self, touched: float, needed: set[str]) -> list[str]:
         """Uploads that nobody has touched since a time and no job needs."""

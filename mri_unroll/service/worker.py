@@ -19,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from mri_unroll.config import from_mapping
 from mri_unroll.machine import memory_bytes
 from mri_unroll.service import confine
@@ -33,6 +35,7 @@ from mri_unroll.service.uploads import Uploads
 _log = logging.getLogger(__name__)
 _PAUSE = 0.25  # seconds between looks at the queue, and at a running job
 _SWEEP = 300.0
+_TROUBLE = 2.0  # seconds to wait when neither database nor disk can be had
 
 
 class Worker:
@@ -64,14 +67,18 @@ class Worker:
         """Work."""
         swept = 0.0
         while not self._stop.is_set():
-            if time.monotonic() - swept > _SWEEP:
-                self._sweeper.sweep()
-                swept = time.monotonic()
-            job = self._jobs.claim(self._name) if self._runner.is_ready() else None
-            if job is not None:
-                self._work(job)
-            elif self._runner.is_alive:
-                self._stop.wait(_PAUSE)
+            try:
+                if time.monotonic() - swept > _SWEEP:
+                    self._sweeper.sweep()
+                    swept = time.monotonic()
+                job = self._jobs.claim(self._name) if self._runner.is_ready() else None
+                if job is not None:
+                    self._work(job)
+                elif self._runner.is_alive:
+                    self._stop.wait(_PAUSE)
+            except (SQLAlchemyError, OSError):  # a full disk, or a database that is away: the lease of a job runs out
+                _log.exception("the database or the disk failed")
+                self._stop.wait(_TROUBLE)
             if not self._runner.is_alive:
                 self._runner.end()
                 self._stop.wait(_PAUSE)
@@ -87,6 +94,7 @@ class Worker:
         began = time.monotonic()
         folder = self._results / f"{job.id}.{uuid.uuid4().hex[:12]}"
         part = folder.with_suffix(folder.suffix + ".part")
+        trouble = ""
         try:
             part.mkdir()
             last = self._see_through(job, part)
@@ -94,13 +102,14 @@ class Worker:
         except Lost:
             self._jobs.end_cancelled(job)
             _log.info("job lost or cancelled", extra={"job": job.id})
-        except OSError as error:  # the disk is full, or gone
-            said = {"kind": "OSError", "message": f"The service cannot write: {error.strerror}.", "hint": ""}
-            self._give_up(job, said)
+        except (SQLAlchemyError, OSError) as error:  # the disk is full, or gone
+            trouble = getattr(error, "strerror", None) or "its database cannot be written, perhaps for lack of space"
         finally:
             self._runner.end_job()
             shutil.rmtree(part, ignore_errors=True)
             _log.info("job ends", extra={"job": job.id, "seconds": round(time.monotonic() - began, 3)})
+        if trouble:  # with the room that has just been given back, the reason may be kept
+            self._give_up(job, {"kind": "OSError", "message": f"The service cannot write: {trouble}.", "hint": ""})
 
     def _see_through(self, job: Job, part: Path) -> dict[str, Any]:
         """Listen until the last event, ``done``, ``error`` or ``ended``, and say meanwhile that we live."""

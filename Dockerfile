@@ -48,7 +48,15 @@ HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["mri-unroll", "d
 ENTRYPOINT ["mri-unroll"]
 CMD ["--help"]
 
-# Weights are inside; nothing is fetched at run time. Uploads, jobs and results lie in the volume /data.
+# Beside a scanner, as OpenRecon and FIRE start it: as root, with MRD on port 9002 and nothing else. Such hosts may ask for
+# a label of their own and for an older CUDA than this lock has; see docs/service.md.
+FROM command AS inline
+USER root
+EXPOSE 9002
+ENTRYPOINT ["mri-unroll", "serve", "--no-http", "--host", "0.0.0.0", "--mrd-port", "9002", "--data-dir", "/tmp/mri-unroll"]
+CMD []
+
+# The default. Weights are inside; nothing is fetched at run time. Uploads, jobs and results lie in the volume /data.
 FROM command AS service
 VOLUME /data
 EXPOSE 8080

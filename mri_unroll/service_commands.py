@@ -24,6 +24,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="0: any free one.", show_default="8080")] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Answer no HTTP; then no token is needed.")] = False,
     mrd_port: Annotated[
         int | None, typer.Option(help="Take MRD sessions of scanners here; it knows no tokens.", show_default="none")
     ] = None,
@@ -50,6 +51,7 @@ def serve(
         "data_dir": None if data_dir is None else str(data_dir),
         "host": host,
         "port": port,
+        "http": False if no_http else None,
         "mrd_port": mrd_port,
         "token_file": None if token_file is None else str(token_file),
         "jobs_url": jobs_url,
@@ -73,7 +75,8 @@ def serve(
     if show_config:
         put_json(dataclasses.asdict(settings), indent=2)
         return
-    load_tokens(None if settings.token_file is None else Path(settings.token_file))  # says at once what is wrong
+    if settings.http:  # says at once what is wrong
+        load_tokens(None if settings.token_file is None else Path(settings.token_file))
     if settings.dicom_port is not None:
         try:
             from mri_unroll.service.dicom_node import check_rules
@@ -90,7 +93,8 @@ def serve(
         tell("note: tokens and pictures travel unencrypted; put a proxy with TLS in front of it")
 
     def tell_where() -> None:
-        put(f"listening on {supervisor.address}")
+        if supervisor.address is not None:
+            put(f"listening on {supervisor.address}")
         if supervisor.mrd_address is not None:
             put(f"MRD sessions at {supervisor.mrd_address}")
         if settings.dicom_port is not None:

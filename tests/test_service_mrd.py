@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -283,6 +285,26 @@ def test_a_busy_socket_says_so(tmp_path: Path) -> None:
             time.sleep(0.3)
             (said,) = spoken((host, int(port)), b"")
             assert "1 sessions are under way" in said
+
+
+def test_beside_a_scanner_there_is_no_http(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mri_unroll", "serve", "--no-http", "--mrd-port", "0", "--threads", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "MRI_UNROLL_TOKEN"}
+    service = subprocess.Popen(
+        [*command, "--data-dir", tmp_path / "data"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert service.stdout is not None
+        line = service.stdout.readline()
+        assert line.startswith("MRD sessions at ")
+        host, _, port = line.split()[-1].rpartition(":")
+        images, _ = session(write_scan(tmp_path / "scan.h5"), (host, int(port)))
+        assert len(images) == 3
+    finally:
+        service.terminate()
+        service.wait(30)
+        service.stdout.close()
+    assert service.returncode == 0
 
 
 def test_a_session_file_is_read_as_it_was_sent(tmp_path: Path) -> None:

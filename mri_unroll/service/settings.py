@@ -53,6 +53,7 @@ class ServiceSettings:
     data_dir: str  # uploads, results and, unless `jobs_url` says otherwise, the database; on a local disk
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
+    http: bool = True  # answer HTTP; without it there is no page, and no token is needed
     allowed_hosts: tuple[str, ...] = ()  # names under which the service may be addressed, besides `host` and loopback
     mrd_port: int | None = None  # of the MRD socket for scanners, on `host`; it knows no tokens; None: none
     mrd_sessions: int = 8  # at the same time
@@ -104,6 +105,10 @@ class ServiceSettings:
             value = getattr(self, name)
             if not holds(value):
                 raise ConfigError(f"Expected `{name}` to be {wanted}, got {value!r}.", "Correct the value.")
+        if not self.http and self.mrd_port is None and self.dicom_port is None:
+            raise ConfigError(
+                "Without HTTP, MRD and DICOM there is nothing to serve.", "Set `mrd_port` or `dicom_port`."
+            )
         if self.dicom_port is not None and not (self.dicom_callers and self.dicom_rules):
             raise ConfigError(
                 "A DICOM node needs `dicom_callers`, who may call, and `dicom_rules`, what is done with their series.",

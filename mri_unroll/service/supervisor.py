@@ -49,7 +49,7 @@ class Supervisor:
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
-        self._sockets = {"api": _listening(settings.host, settings.port)}
+        self._sockets = {"api": _listening(settings.host, settings.port)} if settings.http else {}
         if settings.mrd_port is not None:
             self._sockets["mrd_server"] = _listening(settings.host, settings.mrd_port)
         self._parts = [_part(name, str(found.fileno())) for name, found in self._sockets.items()]
@@ -59,9 +59,9 @@ class Supervisor:
         self._stop = threading.Event()
 
     @property
-    def address(self) -> str:
-        """Where the service answers."""
-        return f"http://{self._place('api')}"
+    def address(self) -> str | None:
+        """Where the service answers HTTP, None where it does not."""
+        return f"http://{self._place('api')}" if "api" in self._sockets else None
 
     @property
     def mrd_address(self) -> str | None:

@@ -27,7 +27,7 @@ demo: $(READY)
 	@$(VENV)/bin/mri-unroll demo $(ARGS)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(if $(filter 1 yes true,$(FAST)),-m "not slow") $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(filter 1 yes true,$(FAST)),-m "not slow") $(ARGS)
 
 check: lint
 	$(VENV)/bin/mypy

@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are written, never shown
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: threads would only be in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_LONG = ("test_service", "test_training", "test_dicom", "test_cohort")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +25,11 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; torch is asked only if such a test was collected."""
+    """Long files first, so that no process is left alone with one at the end; and what needs a GPU only where one is.
+
+    Torch is asked for a GPU only if such a test was collected.
+    """
+    items.sort(key=lambda item: not item.path.name.startswith(_LONG))  # all else stays in order
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return

@@ -109,7 +109,9 @@ def killing(service: Service, kills: dict[str, int], over: threading.Event, rng:
     for part in plan:
         if over.wait(rng.uniform(0, 2 * pace)):
             break
-        if victims := service.children(part):
+        while not (victims := service.children(part)) and not over.wait(0.05):
+            continue  # the last one killed is not there again
+        if victims:
             os.kill(rng.choice(victims), signal.SIGKILL)
             kills[f"{part} killed"] = kills.get(f"{part} killed", 0) + 1
 

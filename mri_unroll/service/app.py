@@ -37,7 +37,8 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
     jobs = Jobs(engine, settings.lease_seconds, settings.attempts)
     uploads = Uploads(engine, settings)
     methods, metrics = Methods(), Metrics(jobs, settings)
-    threading.Thread(target=methods.listed, daemon=True).start()  # takes seconds: not when somebody waits
+    if settings.workers:  # takes seconds: not when somebody waits
+        threading.Thread(target=methods.listed, daemon=True).start()
     app = FastAPI(
         title="mri_unroll", version=__version__, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json"
     )

@@ -66,7 +66,8 @@ class Server:
         self._uploads = Uploads(engine, settings)
         self._methods = Methods()
         self._free = threading.BoundedSemaphore(settings.mrd_sessions)
-        threading.Thread(target=self._methods.listed, daemon=True).start()
+        if settings.workers:  # takes seconds: not when somebody waits
+            threading.Thread(target=self._methods.listed, daemon=True).start()
 
     def run(self) -> None:
         """Accept; every session has a thread."""

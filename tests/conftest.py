@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.service import Client, Running
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are written, never shown
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: threads would only be in each other's way
@@ -22,6 +27,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real scans: {folder} is not there (set MRI_UNROLL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A running service, one for all tests of a file."""
+    from support.service import running
+
+    with running(tmp_path_factory.mktemp("service"), requests_per_minute=100_000) as found:
+        yield found
+
+
+@pytest.fixture
+def client(service: Running) -> Client:
+    """Somebody with a token who speaks to `service`."""
+    return service.client()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -78,9 +79,16 @@ def test_a_full_disk_at_upload_work_and_database(small_disk: Path, tmp_path: Pat
                     yield large.read_bytes()[first : first + 2**20]
 
             assert client("PUT", "/v1/uploads", None, data=unsaid()).status_code in (507, 413)
-            for one in client("GET", "/v1/uploads").json():
+            latest, *others = client("GET", "/v1/uploads").json()
+            for one in others:
                 client("DELETE", f"/v1/uploads/{one['upload']}", 204)
             stuff.unlink()
+            # what had come goes on where it stopped, and is the file
+            place, offset = f"/v1/uploads/{latest['upload']}", latest["received"]
+            assert 0 < offset < large.stat().st_size
+            whole = client("PUT", place, params={"offset": offset}, data=large.read_bytes()[offset:]).json()
+            assert whole["sha256"] == hashlib.sha256(large.read_bytes()).hexdigest()
+            client("DELETE", place, 204)
             assert finishes(client, scan)
 
             # while the result is written

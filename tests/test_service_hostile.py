@@ -6,7 +6,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -16,7 +16,7 @@ import test_io_hostile as hostile
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
-from support.service import Client, Running, running
+from support.service import Client, Running
 
 QUICKLY = 2.0  # seconds from the order to the refusal, on an idle machine
 LINKS = (
@@ -38,17 +38,6 @@ BOMBS = (
     "references",
     "ragged",
 )
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("service"), requests_per_minute=100_000) as found:
-        yield found
-
-
-@pytest.fixture
-def client(service: Running) -> Client:
-    return service.client()
 
 
 def is_refused(client: Client, content: bytes | Path, name: str, **options: str) -> float:

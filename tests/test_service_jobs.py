@@ -268,3 +268,20 @@ def test_an_older_database_is_brought_forward_with_its_jobs(url: str, monkeypatc
 def test_a_database_that_cannot_be_had(address: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="database of jobs"):
         connect(address)
+
+
+def test_who_reads_waits_for_no_writer(url: str) -> None:
+    engine = connect(url)
+    queue = Jobs(engine)
+    job = submitted(queue)
+    with engine.begin() as writer:
+        writer.execute(schema.jobs.update().values(stage="half written"))
+        seen: list[Any] = []
+        reader = threading.Thread(target=lambda: seen.extend([queue.get(job.id), queue.counted()["queued"]]))
+        reader.start()
+        reader.join(5)
+        assert not reader.is_alive()
+    found, count = seen
+    assert (found.stage, count) == ("", 1)
+    assert queue.claim("one") is not None
+    engine.dispose()

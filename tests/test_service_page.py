@@ -19,15 +19,12 @@ from selenium.webdriver import ActionChains, Keys  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from support.files import random_kspace, write_fastmri  # noqa: E402
-from support.service import TOKEN, Running, running  # noqa: E402
+from support.service import TOKEN, Running  # noqa: E402
 
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    if shutil.which("chromedriver") is None or shutil.which("chromium") is None:
-        pytest.skip("Chromium and its driver are not installed")
-    with running(tmp_path_factory.mktemp("service"), requests_per_minute=100_000) as found:
-        yield found
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromedriver") is None or shutil.which("chromium") is None,
+    reason="Chromium and its driver are not installed",
+)
 
 
 @pytest.fixture
@@ -151,6 +148,44 @@ def test_what_failed_says_why_and_names_are_only_words(browser: Any, tmp_path: P
     until(lambda: "no known format" in line.find_element(By.CSS_SELECTOR, ".reason").text)
     assert browser.find_elements(By.CSS_SELECTOR, "#jobs img") == []
     assert not line.find_element(By.CSS_SELECTOR, ".open").is_enabled()
+
+
+def test_a_file_can_be_dropped(browser: Any) -> None:
+    drop = """
+        const dropped = new DataTransfer();
+        dropped.items.add(new File(['no scan, but long enough to be looked at'], 'dropped.h5'));
+        const event = new DragEvent('drop', {dataTransfer: dropped, bubbles: true, cancelable: true});
+        document.getElementById('drop').dispatchEvent(event);
+    """
+    browser.execute_script(drop)
+    until(lambda: "Log in first" in browser.find_element(By.ID, "trouble").text)
+    log_in(browser)
+    until(lambda: browser.find_element(By.ID, "inside").is_displayed())
+    browser.execute_script(drop)
+    line = until(lambda: [li for li in browser.find_elements(By.CSS_SELECTOR, "#jobs li") if "dropped.h5" in li.text])[
+        0
+    ]
+    until(lambda: "no known format" in line.find_element(By.CSS_SELECTOR, ".reason").text)
+
+
+def test_it_is_readable_in_the_dark(browser: Any) -> None:
+    """Text and paper change places with the system's scheme, and stay far apart (WCAG 2.2: 7 to 1)."""
+    found = {}
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        style = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+        text, paper = (luminance(colour) for colour in browser.execute_script(style))
+        assert (max(text, paper) + 0.05) / (min(text, paper) + 0.05) > 7
+        found[scheme] = text > paper
+    assert found == {"light": False, "dark": True}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, as WCAG 2.2 defines it."""
+    parts = np.array([int(part) for part in colour[4:-1].split(",")]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 @pytest.mark.parametrize("width", [360, 1100])

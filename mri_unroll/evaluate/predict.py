@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError
 from mri_unroll.io.atomic import atomic_path
 from mri_unroll.io.registry import describe, read_scan
@@ -16,7 +17,7 @@ from mri_unroll.recon.reconstructor import Reconstructor
 from mri_unroll.recon.slicewise import Progress, quiet
 from mri_unroll.scan import Scan
 
-_AT_ONCE = 2  # slices in memory
+_AT_ONCE = ReconstructionConfig().slices_at_once
 V2 = "_v2"  # ending of the names of the knee data's second edition
 
 

@@ -13,6 +13,21 @@ from mri_unroll.errors import DeviceError, InputError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 
 
+def flush_to_disk(path: Path) -> None:
+    """See the content of a file on the disk, or of a folder its names: what is there outlives a power cut.
+
+    Raises
+    ------
+    OSError
+        If the disk cannot hold it, or the file system cannot promise it.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to, and move it there once the block has ended well.
@@ -46,8 +61,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        flush_to_disk(part)
         if overwrite:
             os.replace(part, path)
         else:
@@ -60,11 +74,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
                     raise taken from None
                 os.replace(part, path)
         with suppress(OSError):  # not every file system lets a folder be flushed
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            flush_to_disk(path.parent)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())[:160]
         if error.errno in _FULL:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from importlib import resources
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mri_unroll import __version__
-from mri_unroll.errors import ConfigError
+from mri_unroll.errors import ConfigError, DeviceError
 from mri_unroll.service.guard import Asking, Denied, Guard, need, told
 from mri_unroll.service.job_routes import add_jobs, add_results
 from mri_unroll.service.jobs import Jobs
@@ -36,9 +35,7 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
     engine = connect(settings.database_url)
     jobs = Jobs(engine, settings.lease_seconds, settings.attempts)
     uploads = Uploads(engine, settings)
-    methods, metrics = Methods(), Metrics(jobs, settings)
-    if settings.workers:  # takes seconds: not when somebody waits
-        threading.Thread(target=methods.listed, daemon=True).start()
+    methods, metrics = Methods(settings), Metrics(jobs, settings)
     app = FastAPI(
         title="mri_unroll", version=__version__, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json"
     )
@@ -80,6 +77,10 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(ConfigError)
     async def contradiction(request: Request, error: ConfigError) -> JSONResponse:
         return told(Denied(422, error.message, error.hint))
+
+    @app.exception_handler(DeviceError)
+    async def not_now(request: Request, error: DeviceError) -> JSONResponse:
+        return told(Denied(503, error.message, error.hint))
 
     @app.exception_handler(SQLAlchemyError)
     async def database(request: Request, error: SQLAlchemyError) -> JSONResponse:

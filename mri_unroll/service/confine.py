@@ -82,14 +82,15 @@ def limit(memory: int | None, seconds: float, file_bytes: int) -> None:
         Of one file that it writes.
     """
     _bound(resource.RLIMIT_CORE, 0)
-    _bound(resource.RLIMIT_CPU, max(1, int(seconds)))
+    _bound(resource.RLIMIT_CPU, max(1, int(seconds)), spare=10)  # first SIGXCPU; SIGKILL would look like lack of memory
     _bound(resource.RLIMIT_FSIZE, file_bytes)
     _bound(resource.RLIMIT_NOFILE, 1024)
     if memory is not None:
         _bound(resource.RLIMIT_AS, memory)
 
 
-def _bound(kind: int, value: int) -> None:
+def _bound(kind: int, value: int, spare: int = 0) -> None:
+    """Set the soft limit, and the hard one so much above it; never above what holds already."""
     _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    most = value + spare if hard == resource.RLIM_INFINITY else min(value + spare, hard)
+    resource.setrlimit(kind, (min(value, most), most))

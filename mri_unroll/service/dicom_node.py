@@ -28,7 +28,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 
 from mri_unroll.config import from_mapping
 from mri_unroll.errors import ConfigError, DeviceError, InputError
-from mri_unroll.io.atomic import atomic_path
+from mri_unroll.io.atomic import atomic_path, flush_to_disk
 from mri_unroll.machine import disk_free_bytes
 from mri_unroll.service import confine
 from mri_unroll.service.dicom_guard import guard_associations
@@ -131,12 +131,12 @@ class Node:
             return _NOT_UNDERSTOOD
         caller = str(event.assoc.requestor.ae_title).strip()
         try:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_to_disk(path)
             with self._turn:
                 folder = self._inbox / _hashed(caller, series)
                 folder.mkdir(exist_ok=True)
-                _write(folder / "caller", caller)
+                if not (folder / "caller").exists():
+                    _write(folder / "caller", caller)
                 part = folder / f"{_hashed(instance)}.part"
                 part.unlink(missing_ok=True)
                 os.link(path, part)

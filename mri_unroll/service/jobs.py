@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Engine, RowMapping, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mri_unroll.service.schema import jobs
+from mri_unroll.service.schema import jobs, reading
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -77,6 +77,7 @@ class Jobs:
         self, engine: Engine, lease: float = 30.0, attempts: int = 3, clock: Callable[[], float] = time.time
     ) -> None:
         self._engine, self._lease, self._attempts, self._clock = engine, lease, attempts, clock
+        self._reads = reading(engine)
 
     def submit(self, owner: str, upload: str, name: str, wish: dict[str, Any], key: str | None = None) -> Job:
         """Add a job; with a key that this owner has used before, the job of then."""
@@ -109,7 +110,7 @@ class Jobs:
 
     def get(self, identity: str) -> Job | None:
         """One job."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             found = link.execute(select(jobs).where(jobs.c.id == identity)).mappings().first()
         return None if found is None else _job(found)
 
@@ -118,18 +119,18 @@ class Jobs:
         asked = select(jobs).order_by(jobs.c.created.desc(), jobs.c.id).limit(limit)
         if owner is not None:
             asked = asked.where(jobs.c.owner == owner)
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             return [_job(row) for row in link.execute(asked).mappings()]
 
     def counted(self) -> dict[str, int]:
         """How many jobs there are in each state."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             rows = link.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
         return dict.fromkeys((QUEUED, RUNNING, *ENDED), 0) | {str(state): int(count) for state, count in rows}
 
     def kept_bytes(self, owner: str) -> int:
         """Size of all results of an owner."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             total = link.execute(select(func.sum(jobs.c.size)).where(jobs.c.owner == owner)).scalar()
         return int(total or 0)
 
@@ -143,6 +144,9 @@ class Jobs:
         now = self._clock()
         lost = and_(jobs.c.state == RUNNING, jobs.c.lease < now)
         free = or_(jobs.c.state == QUEUED, lost)
+        with self._reads.begin() as link:  # who has nothing to do keeps nobody from writing
+            if link.execute(select(jobs.c.id).where(free).limit(1)).first() is None:
+                return None
         with self._engine.begin() as link:
             while True:
                 asked = select(jobs).where(free).order_by(jobs.c.created, jobs.c.id).limit(1)
@@ -233,7 +237,7 @@ class Jobs:
 
     def kept(self) -> tuple[set[str], set[str]]:
         """Folders of results, and uploads, that some job needs."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             rows = link.execute(select(jobs.c.result, jobs.c.upload, jobs.c.state)).all()
         return {row.result for row in rows if row.result}, {row.upload for row in rows if row.state not in ENDED}
 

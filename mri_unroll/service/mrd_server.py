@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,8 @@ class Server:
         engine = connect(settings.database_url)
         self._jobs = Jobs(engine, settings.lease_seconds, settings.attempts)
         self._uploads = Uploads(engine, settings)
-        self._methods = Methods()
+        self._methods = Methods(settings)
         self._free = threading.BoundedSemaphore(settings.mrd_sessions)
-        if settings.workers:  # takes seconds: not when somebody waits
-            threading.Thread(target=self._methods.listed, daemon=True).start()
 
     def run(self) -> None:
         """Accept; every session has a thread."""
@@ -138,13 +136,13 @@ class Server:
 
         most = self._settings.max_upload_gb * GB
         name, file = "", None
-        try:
+        with ExitStack() as closing:
             for number, content in mrd_stream.messages(read, most):
                 if number == mrd_stream.CONFIG_FILE or (number == mrd_stream.CONFIG_TEXT and not name):
                     name = content
                 elif number == mrd_stream.HEADER and file is None:
                     self._uploads.admit(OWNER, 0, self._jobs.kept_bytes(OWNER))
-                    file = mrd_stream.SessionFile(path, content)
+                    file = closing.enter_context(mrd_stream.SessionFile(path, content))
                 elif number == mrd_stream.TEXT:
                     name = _configured(content) or name
                 elif number == mrd_stream.ACQUISITION:
@@ -155,9 +153,6 @@ class Server:
                         self._uploads.admit(OWNER, 0, 0)
                 elif number == mrd_stream.IMAGE:
                     raise UnsupportedScan("Images were sent.", "Send raw data: set the emitter to `raw`.")
-        finally:
-            if file is not None:
-                file.__exit__(None, None, None)
         if file is None or file.count == 0:
             raise InputError("The session holds no raw data.", "Send HEADER and readouts before CLOSE.")
         return name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import BinaryIO
+import os
+from io import FileIO
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -57,7 +58,7 @@ class Receiving:
             raise Refused(409, "Somebody is sending this upload already.")
         self._busy.add(upload.id)
         try:
-            with self._uploads.path(upload.id).open("ab") as file:
+            with self._uploads.path(upload.id).open("ab", buffering=0) as file:
                 try:
                     await self._pour(request, file, upload, hashing)
                 except ClientDisconnect:
@@ -70,7 +71,7 @@ class Receiving:
         finally:
             self._busy.discard(upload.id)
 
-    async def _pour(self, request: Request, file: BinaryIO, upload: Upload, hashing: hashlib._Hash | None) -> None:
+    async def _pour(self, request: Request, file: FileIO, upload: Upload, hashing: hashlib._Hash | None) -> None:
         received = upload.received
         limit, waiting, checked = self._settings.max_upload_gb * GB, bytearray(), 0
         try:
@@ -87,11 +88,20 @@ class Receiving:
                 if received - checked > 64 * _BLOCK:  # one that did not say its length fills the disk like any other
                     await asyncio.to_thread(self._uploads.admit, "", 0, 0)
                     checked = received
-        finally:  # what came before the line was cut is kept
+        except ClientDisconnect:  # what came before the line was cut is kept
             await asyncio.to_thread(_write, file, bytes(waiting), hashing)
+            raise
+        await asyncio.to_thread(_write, file, bytes(waiting), hashing)
 
 
-def _write(file: BinaryIO, content: bytes, hashing: hashlib._Hash | None) -> None:
-    file.write(content)
+def _write(file: FileIO, content: bytes, hashing: hashlib._Hash | None) -> None:
+    """Append all or, on a full disk, nothing: a sender who goes on does so behind the last whole piece."""
+    end, left = file.seek(0, os.SEEK_END), memoryview(content)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        file.truncate(end)
+        raise
     if hashing is not None:
         hashing.update(content)

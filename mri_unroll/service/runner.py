@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mri_unroll.io.atomic import flush_to_disk
+from mri_unroll.service.task import RESULTS
+
 _START_PATIENCE = 120.0  # seconds to load everything
 _END_PATIENCE = 10.0  # seconds for a process that was killed to be gone
 
@@ -38,6 +41,7 @@ class Runner:
         )
         threading.Thread(target=self._listen, daemon=True).start()
         self._is_ready = False
+        self.methods: list[dict[str, Any]] = []  # that jobs may name; known when it is ready
 
     @property
     def is_alive(self) -> bool:
@@ -48,9 +52,11 @@ class Runner:
         """Wait until everything is loaded; False if the process ended before that."""
         if not self._is_ready:
             try:
-                self._is_ready = self.events.get(timeout=_START_PATIENCE).get("event") == "ready"
+                event = self.events.get(timeout=_START_PATIENCE)
             except queue.Empty:
-                self._is_ready = False
+                return False
+            self._is_ready = event.get("event") == "ready"
+            self.methods = event.get("methods", [])
         return self._is_ready
 
     def order(self, order: dict[str, Any]) -> None:
@@ -117,22 +123,12 @@ def settled(folder: Path) -> int:
     ValueError
         If it holds anything but plain files of the names that are expected.
     """
-    from mri_unroll.service.task import RESULTS
-
     expected = {name for name, _ in RESULTS.values()}
     size = 0
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file() or path.name not in expected:
             raise ValueError(path.name)
         size += path.stat().st_size
-        _sync(path)
-    _sync(folder)
+        flush_to_disk(path)
+    flush_to_disk(folder)
     return size
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -33,6 +33,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from mri_unroll.errors import ConfigError, DeviceError
 
 VERSION = 1
+_READS = "mri_unroll_reads"
 metadata = MetaData()
 
 about = Table("about", metadata, Column("name", String(32), primary_key=True), Column("value", String(64)))
@@ -121,7 +122,12 @@ def _prepare(link: Any, _: Any) -> None:
 
 
 def _begin(link: Connection) -> None:
-    link.exec_driver_sql("BEGIN IMMEDIATE")
+    link.exec_driver_sql("BEGIN" if link.get_execution_options().get(_READS) else "BEGIN IMMEDIATE")
+
+
+def reading(engine: Engine) -> Engine:
+    """The same database for transactions that only read: they wait for no writer, and no writer waits for them."""
+    return engine.execution_options(**{_READS: True})
 
 
 def _migrate(link: Connection) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from mri_unroll.config import DeviceChoice, StudyMode
 from mri_unroll.errors import ConfigError
 
-MB = 10**6
 GB = 10**9
 
 

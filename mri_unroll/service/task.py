@@ -1,6 +1,6 @@
 """Jobs, each in a process of its own, which is confined before it opens the file and ends after it.
 
-``python -m mri_unroll.service.task`` cuts its network, loads what every job needs, says ``{"event": "ready"}`` on its
+``python -m mri_unroll.service.task`` cuts its network, loads what every job needs, says ``ready`` on its
 standard output and waits for orders on its standard input, one a line. For each it forks: the child bounds its memory,
 time and disk, works, and says how it goes as JSON lines, at last ``done`` or ``error``. The parent says ``ended`` when
 the child is gone, however that came; an empty line has it end the child. Whoever gives orders trusts none of the files
@@ -63,7 +63,7 @@ def main() -> None:
         answers.write(json.dumps(event) + "\n")
 
     _warm()
-    say({"event": "ready"})
+    say({"event": "ready", "methods": _methods()})
     while line := orders.readline():
         if not line.strip():
             continue  # an order to end what has ended already
@@ -108,6 +108,13 @@ def _warm() -> None:
         importlib.import_module(name)
 
 
+def _methods() -> list[dict[str, Any]]:
+    """For those who answer for the service and never load torch."""
+    from mri_unroll.recon.reconstructor import described_methods
+
+    return described_methods()
+
+
 def _told(error: BaseException) -> dict[str, Any]:
     from mri_unroll.terminal import RESOURCES, diagnose
 
@@ -135,12 +142,12 @@ def run(order: dict[str, Any], say: Say) -> dict[str, Any]:
     import torch
 
     from mri_unroll.io.content import dicom_and_others
-    from mri_unroll.service.wish import wish_of
+    from mri_unroll.service.wish import Wish
 
     if order["threads"]:
         torch.set_num_threads(order["threads"])
     file, out = Path(order["file"]), Path(order["out"])
-    wish = wish_of(order["wish"])
+    wish = Wish.model_validate(order["wish"])
 
     def events(event: dict[str, Any]) -> None:
         if event["event"] in ("progress", "writing"):

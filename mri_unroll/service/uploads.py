@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 import uuid
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine, delete, func, insert, select, update
 
+from mri_unroll.io.atomic import flush_to_disk
 from mri_unroll.machine import disk_free_bytes
-from mri_unroll.service.schema import uploads
+from mri_unroll.service.schema import reading, uploads
 from mri_unroll.service.settings import GB, ServiceSettings
 
 _NAME = re.compile(r"[^\w.+ -]", re.ASCII)
@@ -49,6 +49,7 @@ class Uploads:
 
     def __init__(self, engine: Engine, settings: ServiceSettings, clock: Callable[[], float] = time.time) -> None:
         self._engine, self._settings, self._clock = engine, settings, clock
+        self._reads = reading(engine)
         self._folder = settings.folder / "uploads"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -66,20 +67,20 @@ class Uploads:
 
     def get(self, identity: str) -> Upload | None:
         """One upload; of an unfinished one the bytes are those on the disk."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             row = link.execute(select(uploads).where(uploads.c.id == identity)).mappings().first()
         return None if row is None else self._as_it_lies(Upload(**row))
 
     def listed(self, owner: str) -> list[Upload]:
         """Those of an owner, the latest first."""
         asked = select(uploads).where(uploads.c.owner == owner).order_by(uploads.c.touched.desc()).limit(100)
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             rows = link.execute(asked).mappings().all()
         return [self._as_it_lies(Upload(**row)) for row in rows]
 
     def kept_bytes(self, owner: str) -> int:
         """What an owner's uploads take, by the database."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             total = link.execute(select(func.sum(uploads.c.received)).where(uploads.c.owner == owner)).scalar()
         return int(total or 0)
 
@@ -96,8 +97,8 @@ class Uploads:
         path = self.path(upload.id)
         digest = upload.digest
         if is_complete:
+            flush_to_disk(path)
             with path.open("rb") as file:
-                os.fsync(file.fileno())
                 found = found or hashlib.file_digest(file, "sha256").hexdigest()
             if digest and found != digest:
                 self.delete(upload.id)
@@ -120,13 +121,13 @@ class Uploads:
 
     def idle_since(self, touched: float, needed: set[str]) -> list[str]:
         """Uploads that nobody has touched since a time and no job needs."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             found = link.execute(select(uploads.c.id).where(uploads.c.touched < touched)).scalars().all()
         return [identity for identity in found if identity not in needed]
 
     def known(self) -> set[str]:
         """All identifiers."""
-        with self._engine.begin() as link:
+        with self._reads.begin() as link:
             return set(link.execute(select(uploads.c.id)).scalars())
 
     def admit(self, owner: str, n_bytes: int, kept: int) -> None:

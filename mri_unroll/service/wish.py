@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -105,13 +104,3 @@ class Wish(BaseModel):
             self.reconstruction()
         else:
             self.study()
-
-
-def is_identity(text: str) -> bool:
-    """Whether a text is one of our identifiers."""
-    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
-
-
-def wish_of(row: dict[str, Any]) -> Wish:
-    """The wish of a job's row."""
-    return Wish.model_validate(row)

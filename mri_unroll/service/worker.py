@@ -22,10 +22,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from mri_unroll.config import from_mapping
+from mri_unroll.errors import MriUnrollError
 from mri_unroll.machine import memory_bytes
 from mri_unroll.service import confine
 from mri_unroll.service.jobs import MAX_RELIEF, Job, Jobs, Lost
 from mri_unroll.service.log import configure
+from mri_unroll.service.methods import Methods
 from mri_unroll.service.runner import Runner, settled
 from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import GB, ServiceSettings
@@ -57,6 +59,7 @@ class Worker:
         self._results.mkdir(parents=True, exist_ok=True)
         self._name = f"{socket.gethostname()[:24]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
+        self._methods = Methods(settings)
         self._runner = self._start()
 
     def stop(self) -> None:
@@ -71,12 +74,13 @@ class Worker:
                 if time.monotonic() - swept > _SWEEP:
                     self._sweeper.sweep()
                     swept = time.monotonic()
-                job = self._jobs.claim(self._name) if self._runner.is_ready() else None
+                job = self._jobs.claim(self._name) if self._is_ready() else None
                 if job is not None:
                     self._work(job)
                 elif self._runner.is_alive:
                     self._stop.wait(_PAUSE)
-            except (SQLAlchemyError, OSError):  # a full disk, or a database that is away: the lease of a job runs out
+            except (SQLAlchemyError, OSError, MriUnrollError):
+                # A full disk, or a database that is away: the lease of a job runs out.
                 _log.exception("the database or the disk failed")
                 self._stop.wait(_TROUBLE)
             if not self._runner.is_alive:
@@ -84,6 +88,12 @@ class Worker:
                 self._stop.wait(_PAUSE)
                 self._runner = self._start()
         self._runner.end()
+
+    def _is_ready(self) -> bool:
+        if self._runner.is_ready() and self._runner.methods:
+            self._methods.keep(self._runner.methods)
+            self._runner.methods = []  # once for each process
+        return self._runner.is_ready()
 
     def _start(self) -> Runner:
         threads = str(self._settings.threads) if self._settings.threads else None

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from mri_unroll.errors import ConfigError, InputError
+from mri_unroll.io.atomic import flush_to_disk
 from mri_unroll.training.settings import TrainingConfig
 
 NAME = "checkpoint.pt"
@@ -97,7 +98,7 @@ def write(folder: Path, step: int, parts: dict[str, Part], config: TrainingConfi
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-    _flush_names(folder)
+    flush_to_disk(folder)
 
 
 def clear(folder: Path) -> None:
@@ -118,15 +119,6 @@ def _comparable(config: TrainingConfig) -> dict[str, Any]:
     """Settings but for the model's, whose text is compared whole, in types that weights-only loading allows."""
     settings = {name: value for name, value in config.recorded().items() if name != "model"}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-
-
-def _flush_names(folder: Path) -> None:
-    """A rename outlives a power cut once the folder itself is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

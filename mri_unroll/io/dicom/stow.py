@@ -11,7 +11,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from mri_unroll.errors import InputError
-from mri_unroll.io.dicom.outbox import NO_RESOURCES, Answer, Parcel
+from mri_unroll.io.dicom.outbox import DUPLICATE, NO_RESOURCES, Answer, Parcel
 from mri_unroll.io.dicom.peer import Peer
 from mri_unroll.io.dicom.store import Interrupted, Outcome
 
@@ -124,12 +124,13 @@ def _tell(batch: list[Parcel], answer: Dataset, peer: Peer, outcome: Outcome) ->
     }
     full = None
     for parcel in batch:
-        reason = stored.get(parcel.instance, failed.get(parcel.instance))
-        if reason is None:
+        if parcel.instance in stored:
+            outcome(parcel, Answer.of_status(stored[parcel.instance]))
+        elif (reason := failed.get(parcel.instance)) is None:
             outcome(parcel, Answer(False, "the peer did not say that it stored it"))
         elif reason in NO_RESOURCES:
             full = reason  # the rest of the batch may be stored all the same
-        else:
-            outcome(parcel, Answer.of_status(reason))
+        else:  # what is listed as failed is not stored, whatever the number, unless it is there already
+            outcome(parcel, Answer(reason == DUPLICATE, Answer.of_status(reason).said))
     if full is not None:
         raise Interrupted(f"{peer.address} is out of resources (reason {full:04X}).", "Send again later.")

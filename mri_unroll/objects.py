@@ -28,7 +28,7 @@ def check_place(found: dict[str, Any], config: ReconstructionConfig) -> None:
     """
     if config.format != "dicom" or config.like is not None or config.synthetic_geometry:
         return
-    if found.get("orientation") is None:
+    if found["orientation"] == "unknown":
         raise UnsupportedScan(
             "The raw data does not say where the picture lies in the patient, so it cannot be written as DICOM.",
             "Name a study of the same scan with --like, or accept made-up places with --allow-synthetic-geometry.",

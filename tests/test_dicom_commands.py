@@ -200,6 +200,7 @@ def test_raw_data_without_a_place_are_refused_as_dicom(tmp_path: Path) -> None:
     scan = write_fastmri(tmp_path / "scan.h5")
     done = run("recon", scan, "-o", tmp_path / "out", "--method", "zero-filled", "--format", "dicom")
     assert done.exit_code == 2
+    assert "slice 1" not in done.stderr  # before the work, not after it
     assert "--like" in done.stderr
     assert "--allow-synthetic-geometry" in done.stderr
     done = run(

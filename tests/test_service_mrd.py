@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
+from support.files import write_fastmri
 from support.mrd import CALIBRATION, NOISE, mrd_header, readout, write_mrd
 from support.service import Running, running
 from typer.testing import CliRunner, Result
@@ -156,8 +157,17 @@ def test_the_client_of_the_command_line(service: Running, tmp_path: Path) -> Non
     again = run(path, "--to", service.mrd_address, "-o", out)
     assert again.exit_code == 2
     assert "exists already" in again.stderr
-    for to, words in (("nowhere", "HOST:PORT"), ("127.0.0.1:1", "cannot be spoken with")):
-        wrong = run(path, "--to", to, "-o", tmp_path / "other.h5")
+    other, text = write_fastmri(tmp_path / "fastmri.h5"), tmp_path / "text.h5"
+    text.write_text("no HDF5 at all")
+    here = service.mrd_address
+    for scan, to, words in (
+        (path, "nowhere", "HOST:PORT"),
+        (path, "127.0.0.1:1", "cannot be spoken with"),
+        (other, here, "not one"),
+        (text, here, "text.h5"),
+        (tmp_path / "none.h5", here, "no file"),
+    ):
+        wrong = run(scan, "--to", to, "-o", tmp_path / "other.h5")
         assert wrong.exit_code == 2
         assert words in wrong.stderr
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mri_unroll.errors import CorruptScan, UnsupportedScan
 from mri_unroll.io.content import MAX_COILS
+from mri_unroll.io.hdf5 import open_checked, raw_data_groups
 
 CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT = 1, 2, 3, 4, 5
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
@@ -257,24 +258,28 @@ class SessionFile:
 
 
 def stored_session(path: Path) -> tuple[str, Iterator[Acquisition]]:
-    """Header and readouts of an ISMRMRD file of our own, to be sent.
+    """Header and readouts of an ISMRMRD file, to be sent.
 
     Raises
     ------
     UnsupportedScan
-        If it holds none.
+        If it holds none, or several.
+    CorruptScan
+        If it cannot be read.
     """
-    with h5py.File(path) as file:
-        group = next((file[name] for name in file if "xml" in file[name] and "data" in file[name]), None)
-        if group is None:
-            raise UnsupportedScan(f"{path.name} is no ISMRMRD file (a group with `xml` and `data`).")
-        header = group["xml"][0]
+    with open_checked(path) as file:
+        names = raw_data_groups(file)
+        if len(names) != 1:
+            raise UnsupportedScan(
+                f"{path.name} holds ISMRMRD raw data (`xml` beside `data`) in {len(names)} groups, not one.",
+                "Give an ISMRMRD file; `mri-unroll inspect` says what a file holds.",
+            )
+        header = file[names[0]]["xml"][0]
         header = header.decode() if isinstance(header, bytes) else str(header)
-        name = group.name
 
     def readouts() -> Iterator[Acquisition]:
-        with h5py.File(path) as file:
-            data = file[name]["data"]
+        with open_checked(path) as file:
+            data = file[names[0]]["data"]
             for first in range(0, len(data), _BATCH):
                 for record in data[first : first + _BATCH]:
                     head = np.zeros((), ACQUISITION_HEAD)

@@ -1,9 +1,13 @@
-"""Files and names that were made to do harm, sent to a running service."""
+"""Files and names that were made to do harm, sent to a running service.
+
+``pytest -s tests/test_service_hostile.py`` prints how long each refusal took.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,7 +22,8 @@ pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
 from support.service import Client, Running
 
-QUICKLY = 2.0  # seconds from the order to the refusal, on an idle machine
+QUICKLY = 2.0  # seconds from the submission to the refusal, for a service that has nothing else to do
+TRIES = 4  # at each, because other tests may run beside it; the quickest counts
 LINKS = (
     "external_link",
     "external_link_deep",
@@ -28,6 +33,7 @@ LINKS = (
     "soft_link",
     "soft_loop",
 )
+ODDITIES = ("unknown_filter", "scale_offset", "odd_float", "never_written", "half_written")
 BOMBS = (
     "shape_bomb",
     "packed_bomb",
@@ -41,27 +47,36 @@ BOMBS = (
 
 
 def is_refused(client: Client, content: bytes | Path, name: str, **options: str) -> float:
-    """Seconds that the job took to fail with a reason; nothing may come of it."""
-    job = client.submit(client.upload(content, name), **options)
-    found = client.ended(job, 60)
-    assert found["state"] == "failed", (name, found)
-    assert found["attempts"] == 1, (name, found)  # it ended no process
-    assert found["error"]["kind"] in ("CorruptScan", "UnsupportedScan", "UnknownFormat", "InputError"), (name, found)
-    client("GET", f"/v1/jobs/{job}/result/h5", 404)
-    return float(found["finished"]) - float(found["started"])
+    """Seconds from the submission of a job until it is seen to have failed with a reason; nothing may come of it."""
+    upload, quickest = client.upload(content, name), float("inf")
+    for _ in range(TRIES):
+        began = time.monotonic()
+        job = client.submit(upload, **options)
+        found = client.ended(job, 60)
+        quickest = min(quickest, time.monotonic() - began)
+        assert found["state"] == "failed", (name, found)
+        assert found["attempts"] == 1, (name, found)  # it ended no process
+        assert found["error"]["kind"] in ("CorruptScan", "UnsupportedScan", "UnknownFormat", "InputError"), found
+        client("GET", f"/v1/jobs/{job}/result/h5", 404)
+        if quickest < QUICKLY:
+            break
+    print(f"{name[-40:]!r}: {quickest:.2f} s")
+    return quickest
 
 
 def test_files_that_reach_out_or_blow_up(service: Running, client: Client, tmp_path: Path) -> None:
-    hostile._canary(service.data.parent)
+    canary = hostile._canary(service.data.parent)
+    os.utime(canary, (1, 1))  # a read would show in the time of last access
     slowest: dict[str, float] = {}
-    for name in (*LINKS, *BOMBS):
+    for name in (*LINKS, *ODDITIES, *BOMBS):
         path = tmp_path / f"{name}.h5"
         with h5py.File(path, "w") as file:
             build: Callable[..., None] = getattr(hostile, f"_{name}")
             build(file, service.data.parent) if name in LINKS else build(file)
         slowest[name] = is_refused(client, path, path.name)
-    assert len(slowest) == 15
-    assert max(slowest.values()) < 5 * QUICKLY, slowest  # other tests run beside it
+    assert len(slowest) == 20  # 12 and 8
+    assert max(slowest.values()) < QUICKLY, slowest
+    assert canary.stat().st_atime == 1
 
 
 def bomb(level: int) -> bytes:
@@ -81,7 +96,7 @@ def bomb(level: int) -> bytes:
 def test_zips_that_blow_up_or_reach_out(service: Running, client: Client) -> None:
     restore = {"mode": "restore", "psf": "gaussian:2"}
     for level in (0, 1):
-        assert is_refused(client, bomb(level), "bomb.zip", **restore) < 5 * QUICKLY
+        assert is_refused(client, bomb(level), "bomb.zip", **restore) < QUICKLY
     packed = io.BytesIO()
     names = ["../" * n + "canary.dcm" for n in range(1, 20)] + [
         "/etc/canary.dcm",
@@ -91,7 +106,7 @@ def test_zips_that_blow_up_or_reach_out(service: Running, client: Client) -> Non
     with zipfile.ZipFile(packed, "w") as archive:
         for name in names:
             archive.writestr(name, bytes(128) + b"DICM" + b"nothing")
-    is_refused(client, packed.getvalue(), "names.zip", **restore)
+    assert is_refused(client, packed.getvalue(), "names.zip", **restore) < QUICKLY
     assert list(service.data.parent.rglob("*canary*.dcm")) == []
     assert not Path("/etc/canary.dcm").exists()
 
@@ -123,10 +138,13 @@ def test_names_lead_nowhere(service: Running, client: Client) -> None:
     ]
     assert len(names) >= 50
     before = set(service.data.parent.rglob("*"))
-    made = [client.upload(b"x", name) for name in names]
+    slowest = max(is_refused(client, b"x", name) for name in names)  # one byte is no scan, whatever it is called
     after = set(service.data.parent.rglob("*"))
-    assert {path.parent for path in after - before} <= {service.data / "uploads"}
-    assert {path.name for path in after - before} == set(made)
+    made = {one["upload"] for one in client("GET", "/v1/uploads").json()}
+    assert {path.parent for path in after - before} == {service.data / "uploads"}
+    assert {path.name for path in after - before} <= made
+    assert len(after - before) == len(names)
+    assert slowest < QUICKLY
     for one in client("GET", "/v1/uploads").json():
         assert "/" not in one["name"]
         assert "\\" not in one["name"]

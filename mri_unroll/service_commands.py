@@ -109,7 +109,7 @@ def mrd_client(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="ISMRMRD HDF5.")],
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the MRD socket is.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Gets the images: .h5 with `reconstruction` (slice, y, x).")],
-    config: Annotated[str, typer.Option(help="Name of the configuration: a method.")] = "default",
+    config: Annotated[str, typer.Option(help="A method, or options as JSON.")] = "default",
     debug: Debug = False,
 ) -> None:
     """Send a scan to an MRD socket, as a scanner would, and keep the images that come back."""
@@ -123,7 +123,8 @@ def mrd_client(
 
     from mri_unroll.io.atomic import atomic_path
     from mri_unroll.io.content import plain_file
-    from mri_unroll.io.mrd_stream import ImageMessage, stored_session
+    from mri_unroll.io.mrd_session import stored_session
+    from mri_unroll.io.mrd_stream import ImageMessage
     from mri_unroll.service.mrd_server import send
 
     header, readouts = stored_session(plain_file(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -70,6 +71,7 @@ def node(folder: Path, receivers: list[str], **more: Any) -> Iterator[tuple[Runn
     port = free_port()
     rules = [{**RESTORE, "description": "^t1", "send_to": receivers}]
     settings = {"dicom_port": port, "dicom_callers": ["SCANNER"], "dicom_quiet_seconds": 4.0, "dicom_rules": rules}
+    settings["dicom_connections_per_minute"] = 100_000  # `node` looks often whether somebody listens
     with running(folder, **{**settings, **more}) as service:
         late = time.monotonic() + 30
         while not listens(port):
@@ -139,6 +141,24 @@ def test_only_who_is_named_may_call(tmp_path: Path) -> None:
             with pytest.raises(Exception, match=r"does not know us|knows no application"):
                 send(files, address, ledger=tmp_path / "l", attempts=1)
         assert list((service.data / "dicom" / "inbox").iterdir()) == []
+
+
+def test_who_connects_too_often_waits(tmp_path: Path) -> None:
+    with node(tmp_path / "service", [], workers=0, dicom_connections_per_minute=6) as (service, ours):
+        port = int(ours.rsplit(":", 1)[1].split("?")[0])
+        assert echo(ours) < 5
+        links = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(5)]
+        try:
+            assert links[-1].recv(1) == b""  # `node` has looked, too, so that this is the seventh
+            for link in links[:-1]:
+                link.settimeout(0.5)
+                with pytest.raises(TimeoutError):  # they are listened to
+                    link.recv(1)
+        finally:
+            for link in links:
+                link.close()
+        said = until(lambda: [line for line in service.log if "too many" in line], service)
+        assert json.loads(said[0])["host"] == "127.0.0.1"
 
 
 def echo(address: str) -> float:

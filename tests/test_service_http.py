@@ -151,6 +151,12 @@ def test_bad_files_fail_with_the_reason(client: Client, tmp_path: Path) -> None:
         assert str(tmp_path) not in json.dumps(found)
 
 
+def test_raw_data_is_not_restored(client: Client, scan: Path) -> None:
+    found = client.ended(client.submit(client.upload(scan), mode="restore", psf="gaussian:2"))
+    assert found["state"] == "failed"
+    assert "raw k-space" in found["error"]["message"]
+
+
 def test_a_file_cannot_borrow_another(service: Running, client: Client, tmp_path: Path) -> None:
     """Links out of an uploaded file lead nowhere."""
     secret = write_fastmri(service.data.parent / "secret.h5", random_kspace(SCAN))
@@ -179,6 +185,10 @@ def test_a_file_cannot_borrow_another(service: Running, client: Client, tmp_path
         ({"first_slice": 1}, "last_slice"),
         ({"colour": "red"}, "options.colour"),
         ({"device": "cuda"}, "options.device"),
+        ({"psf": "gaussian:2"}, "Without `mode`"),
+        ({"mode": "restore", "psf": "gaussian:2", "denoise": 0.5}, "`denoise`"),
+        ({"mode": "restore", "psf": "gaussian:2", "accelerate": 2.0}, "`accelerate`"),
+        ({"seed": 3}, "Without `accelerate`"),
     ],
 )
 def test_options_are_checked_before_anything_is_queued(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -26,11 +27,16 @@ from support.service import Running, running
 from typer.testing import CliRunner, Result
 
 from mri_unroll.cli import app
+from mri_unroll.config import ReconstructionConfig
+from mri_unroll.errors import ConfigError
 from mri_unroll.io import mrd_stream
-from mri_unroll.io.mrd_stream import ImageMessage, acquisition_message, config_message, stored_session
+from mri_unroll.io.mrd_session import SessionFile, stored_session
+from mri_unroll.io.mrd_stream import Acquisition, ImageMessage, acquisition_message, config_message
 from mri_unroll.io.registry import read_scan
 from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.service.mrd_config import Asked
 from mri_unroll.service.mrd_server import send
+from mri_unroll.service.wish import Wish
 
 MATRIX, FOV = (24, 17), (240.0, 170.0)  # (readout, phase)
 AXES = np.array([[0.0, 0.6, 0.8], [1, 0, 0], [0, 0.8, -0.6]])
@@ -38,7 +44,8 @@ AXES = np.array([[0.0, 0.6, 0.8], [1, 0, 0], [0, 0.8, -0.6]])
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("service"), mrd_port=0, mrd_idle_seconds=5.0) as found:
+    settings = {"mrd_port": 0, "mrd_idle_seconds": 5.0, "mrd_connections_per_minute": 100_000}
+    with running(tmp_path_factory.mktemp("service"), **settings) as found:
         yield found
 
 
@@ -235,6 +242,160 @@ def test_the_texts_of_scanners_choose_a_method(place: tuple[str, int], tmp_path:
     assert sum(isinstance(one, ImageMessage) for one in spoken(place, content)) == 3
 
 
+def test_options_as_json_are_those_of_a_job(service: Running, place: tuple[str, int], tmp_path: Path) -> None:
+    """As OpenRecon sends them: without underscores, values as texts; the pictures are those of the options."""
+    path = write_scan(tmp_path / "scan.h5")
+    header, readouts = stored_session(path)
+    parameters = {"config": "openrecon", "method": "l1-wavelet", "Iterations": "3", "regweight": 0.05}
+    content = config_message("openrecon") + mrd_stream.text_message(mrd_stream.HEADER, header)
+    content += mrd_stream.text_message(mrd_stream.TEXT, json.dumps({"version": "1.1.0", "parameters": parameters}))
+    content += b"".join(map(acquisition_message, readouts)) + mrd_stream.close_message()
+    images = [one for one in spoken(place, content) if isinstance(one, ImageMessage)]
+    config = ReconstructionConfig(method="l1-wavelet", n_iterations=3, reg_weight=0.05)
+    expected = make_reconstructor("l1-wavelet", config).reconstruct(read_scan(path)).pixels
+    for index, image in enumerate(images):
+        np.testing.assert_allclose(image.pixels[0, 0].T / 4095, expected[index] / expected.max(), atol=2e-4)
+    assert len(images) == len(expected) == 3
+    latest = service.client("root-" + "d" * 32)("GET", "/v1/jobs").json()[0]
+    assert latest["options"] == {"method": "l1-wavelet", "iterations": 3, "reg_weight": 0.05, "mrd": True}
+
+
+def test_the_client_sends_options_too(service: Running, tmp_path: Path) -> None:
+    path, out = write_scan(tmp_path / "scan.h5"), tmp_path / "images.h5"
+    arguments = ["mrd-client", path, "--to", service.mrd_address, "-o", out, "--config"]
+    done = CliRunner().invoke(
+        app, [*map(str, arguments), '{"method": "zero-filled", "first_slice": 1, "last_slice": 2}']
+    )
+    assert done.exit_code == 0, done.stderr
+    with h5py.File(out) as file:
+        assert file["reconstruction"].shape == (1, MATRIX[1], MATRIX[0])
+
+
+def wished(texts: list[str]) -> Wish:
+    """What is asked for: the first text comes before the header, the others after it."""
+    asked = Asked()
+    for number, text in enumerate(texts):
+        asked.add(text, is_name=number == 0)
+    return asked.wish()
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (['{"colour": "red"}'], ("no option `colour`", "Known here", "reg_weight")),
+        (['{"parameters": {"denoize": 0.5}}'], ("no option `denoize`", "Did you mean `denoise`")),
+        (['{"mode": "restore"}'], ("no option `mode`",)),
+        (['{"psf": "gaussian:2"}'], ("no option `psf`",)),
+        (['{"mrd": false}'], ("no option `mrd`",)),
+        (['{"device": "cuda"}'], ("no option `device`",)),
+        (['{"denoise": 7}'], ("`denoise`", "less than or equal to 1")),
+        (['{"method": "../../etc/passwd"}'], ("none that is known",)),
+        (['{"method": "tv"}', '{"parameters": {"config": "cg-sense"}}'], ("'cg-sense'", "'tv'", "one method")),
+        (['{"first_slice": 1}'], ("last_slice",)),
+        (['{"seed": 3}'], ("Without `accelerate`", "`seed`")),
+        (['{"parameters": [1]}'], ("names and values",)),
+        (['{"method": '], ("no JSON",)),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(texts: list[str], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        wished(texts)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        (["default.xml"], {}),
+        (["Zero-Filled"], {"method": "zero-filled"}),
+        (["tv", "INFO what a host logs"], {"method": "tv"}),
+        (["tv", '{"version": "1", "parameters": {"config": "", "customconfig": "cg-sense"}}'], {"method": "cg-sense"}),
+        (['{"denoise": "0.5", "effort": "best"}'], {"denoise": 0.5, "effort": "best"}),
+        (['{"accelerate": 4, "centerfraction": "0.08"}'], {"accelerate": 4.0, "center_fraction": 0.08}),
+    ],
+)
+def test_names_and_options_become_a_wish(texts: list[str], options: dict[str, Any]) -> None:
+    assert wished(texts).model_dump(exclude_defaults=True) == {**options, "mrd": True}
+
+
+def test_an_unknown_option_is_told_to_the_scanner(place: tuple[str, int], tmp_path: Path) -> None:
+    header, _ = stored_session(write_scan(tmp_path / "scan.h5"))
+    content = mrd_stream.text_message(mrd_stream.CONFIG_TEXT, '{"method": "tv", "colour": "red"}')
+    (said,) = spoken(place, content + mrd_stream.text_message(mrd_stream.HEADER, header) + mrd_stream.close_message())
+    assert said.startswith("ERROR There is no option `colour`.")
+
+
+def waveform(channels: int = 5, samples: int = 37) -> bytes:
+    """An ECG as the specification has it: 40 bytes of head, then uint32 ``(channel, sample)``."""
+    head = np.zeros(40, np.uint8)
+    head[28:32] = np.array([samples, channels], "<u2").view(np.uint8)
+    values = np.arange(channels * samples, dtype="<u4")
+    return mrd_stream.WAVEFORM.to_bytes(2, "little") + head.tobytes() + values.tobytes()
+
+
+def test_waveforms_are_passed_over_and_counted(service: Running, place: tuple[str, int], tmp_path: Path) -> None:
+    """Among readouts, before them and after them: the pictures are those of a session without."""
+    path = write_scan(tmp_path / "scan.h5")
+    header, readouts = stored_session(path)
+    content = config_message("zero-filled") + mrd_stream.text_message(mrd_stream.HEADER, header) + waveform()
+    sent = 1
+    for number, one in enumerate(readouts):
+        content += acquisition_message(one)
+        if number % 7 == 0:
+            content += waveform(channels=1 + number % 3, samples=number)  # also one of no sample
+            sent += 1
+    found = spoken(place, content + mrd_stream.close_message())
+    assert f"INFO {sent} waveforms came, which are not used." in found
+    images = [one for one in found if isinstance(one, ImageMessage)]
+    for image, without in zip(images, session(path, place)[0], strict=True):
+        np.testing.assert_array_equal(image.pixels, without.pixels)
+    late = time.monotonic() + 10
+    while not (said := [line for line in service.log if "waveforms" in line]) and time.monotonic() < late:
+        time.sleep(0.1)
+    assert json.loads(said[-1])["count"] == sent
+
+
+def test_large_messages_are_not_kept_in_memory(service: Running, place: tuple[str, int], tmp_path: Path) -> None:
+    """A waveform of 600 MB, and readouts of 16 MB each."""
+    header, _ = stored_session(write_scan(tmp_path / "scan.h5"))
+    start = config_message("zero-filled") + mrd_stream.text_message(mrd_stream.HEADER, header)
+    head = np.zeros((), mrd_stream.ACQUISITION_HEAD)
+    head["number_of_samples"], head["active_channels"] = 65_535, 32
+    long = acquisition_message(Acquisition(head[()], b"", bytes(8 * 65_535 * 32)))
+    (server,) = service.children("mrd_server")
+    before = peak(server)
+    with socket.create_connection(place, timeout=60) as link:
+        link.sendall(start)
+        for _ in range(20):
+            link.sendall(long)
+        declared = np.zeros(40, np.uint8)
+        declared[28:32] = np.array([50_000, 3_000], "<u2").view(np.uint8)
+        link.sendall(mrd_stream.WAVEFORM.to_bytes(2, "little") + declared.tobytes())
+        for _ in range(600):
+            link.sendall(bytes(10**6))
+    assert peak(server) - before < 200
+
+
+def peak(process: int) -> float:
+    """The most memory that a process has had, in MB."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def test_who_connects_too_often_waits(tmp_path: Path) -> None:
+    with running(tmp_path, mrd_port=0, workers=0, mrd_connections_per_minute=5) as service:
+        host, _, port = service.mrd_address.rpartition(":")
+        answers = [spoken((host, int(port)), mrd_stream.close_message()) for _ in range(5)]
+        assert all("no raw data" in said for (said,) in answers)
+        (said,) = spoken((host, int(port)), b"")
+        assert "Too many connections" in said
+        late = time.monotonic() + 10
+        while not (said := [line for line in service.log if "too many" in line]) and time.monotonic() < late:
+            time.sleep(0.1)
+        assert json.loads(said[0])["host"] == "127.0.0.1"
+
+
 def test_silence_ends_a_session_and_holds_up_nobody(place: tuple[str, int], tmp_path: Path) -> None:
     content = whole(write_scan(tmp_path / "scan.h5"))
     with socket.create_connection(place, timeout=30) as silent:
@@ -321,7 +482,7 @@ def test_a_session_file_is_read_as_it_was_sent(tmp_path: Path) -> None:
     """Through the writer and our reader: the same scan."""
     path = write_scan(tmp_path / "scan.h5")
     header, readouts = stored_session(path)
-    with mrd_stream.SessionFile(tmp_path / "copy.h5", header) as copy:
+    with SessionFile(tmp_path / "copy.h5", header) as copy:
         for one in readouts:
             copy.add(one)
     before, after = read_scan(path), read_scan(tmp_path / "copy.h5")

@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from mri_unroll.cli import app
 from mri_unroll.config import load_toml
 from mri_unroll.errors import ConfigError
+from mri_unroll.service.rates import Rates
 from mri_unroll.service.settings import ServiceSettings
 from mri_unroll.service.tokens import VARIABLE, load_tokens
 from mri_unroll.service.uploads import plain_name
@@ -174,3 +175,16 @@ print(json.dumps(said))
         "file": "bounded",
         "child": True,
     }
+
+
+def test_rates_hold_a_minute_and_fill_steadily() -> None:
+    now = 0.0
+    rates = Rates(lambda: now)
+    assert [rates.allow("a", 6) for _ in range(8)] == [True] * 6 + [False] * 2
+    assert rates.allow("b", 6)  # others are not held up
+    now = 9.9
+    assert not rates.allow("a", 6)
+    now = 20.0
+    assert [rates.allow("a", 6) for _ in range(2)] == [True, False]
+    now = 1e6
+    assert [rates.allow("a", 6) for _ in range(8)] == [True] * 6 + [False] * 2

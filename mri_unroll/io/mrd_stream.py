@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mri_unroll.errors import CorruptScan, UnsupportedScan
 from mri_unroll.io.content import MAX_COILS
-from mri_unroll.io.hdf5 import open_checked, raw_data_groups
 
 CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT = 1, 2, 3, 4, 5
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
@@ -26,9 +22,8 @@ _NAME_BYTES = 1024
 _MAX_TEXT = 2**20
 _MAX_HEADER = 16 * 2**20
 _MAX_IMAGE = 2**30
-_BATCH = 512  # readouts that are written at a time
 
-_COUNTERS = np.dtype(
+COUNTERS = np.dtype(
     [
         *((name, "<u2") for name in ("kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast")),
         *((name, "<u2") for name in ("phase", "repetition", "set", "segment")),
@@ -47,7 +42,7 @@ ACQUISITION_HEAD = np.dtype(
         ("trajectory_dimensions", "<u2"),
         ("sample_time_us", "<f4"),
         *((name, "<f4", (3,)) for name in ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")),
-        ("idx", _COUNTERS),
+        ("idx", COUNTERS),
         ("user_int", "<i4", (8,)),
         ("user_float", "<f4", (8,)),
     ]
@@ -103,6 +98,8 @@ class ImageMessage:
 def messages(read: Read, most_bytes: float) -> Iterator[tuple[int, Any]]:
     """Messages as they come, to CLOSE: the number, and a text, an `Acquisition`, an `ImageMessage` or None.
 
+    What a waveform holds is passed over.
+
     Parameters
     ----------
     read
@@ -142,7 +139,10 @@ def messages(read: Read, most_bytes: float) -> Iterator[tuple[int, Any]]:
             yield number, _image(take)
         elif number == WAVEFORM:
             (head,) = np.frombuffer(take(_WAVEFORM_HEAD.itemsize), _WAVEFORM_HEAD)
-            take(4 * int(head["number_of_samples"]) * int(head["channels"]))
+            rest = 4 * int(head["number_of_samples"]) * int(head["channels"])
+            while rest:  # nobody wants it, so that it need not lie in memory
+                rest -= len(take(min(rest, _MAX_TEXT)))
+            yield number, None
         else:
             raise CorruptScan(f"A message of kind {number} is not known here.", "The order of messages was lost.")
 
@@ -205,95 +205,3 @@ def image_message(one: ImageMessage) -> bytes:
     head["attribute_string_len"] = len(attributes)
     length = len(attributes).to_bytes(8, "little")
     return IMAGE.to_bytes(2, "little") + head.tobytes() + length + attributes + one.pixels.tobytes()
-
-
-class SessionFile:
-    """An ISMRMRD file that readouts are added to as they come; `mri_unroll.io.mrd` reads it.
-
-    Parameters
-    ----------
-    path
-        A new file.
-    header
-        The XML header.
-    """
-
-    def __init__(self, path: Path, header: str) -> None:
-        samples = h5py.vlen_dtype(np.float32)
-        self._kind = np.dtype([("head", ACQUISITION_HEAD), ("traj", samples), ("data", samples)])
-        self._file = h5py.File(path, "w", libver="latest")
-        group = self._file.create_group("dataset")
-        group.create_dataset("xml", (1,), h5py.string_dtype())[0] = header
-        self._data = group.create_dataset("data", (0,), self._kind, chunks=(_BATCH,), maxshape=(None,))
-        self._waiting: list[Acquisition] = []
-        self.count = 0
-
-    def __enter__(self) -> SessionFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._write()
-        self._file.close()
-
-    def add(self, one: Acquisition) -> None:
-        """Add a readout."""
-        self._waiting.append(one)
-        self.count += 1
-        if len(self._waiting) >= _BATCH:
-            self._write()
-
-    def _write(self) -> None:
-        if not self._waiting:
-            return
-        records = np.empty(len(self._waiting), self._kind)
-        for record, one in zip(records, self._waiting, strict=True):
-            record["head"] = one.head
-            record["traj"], record["data"] = (np.frombuffer(part, "<f4") for part in (one.trajectory, one.samples))
-        first = self.count - len(self._waiting)
-        self._data.resize((self.count,))
-        self._data[first:] = records
-        self._waiting = []
-
-
-def stored_session(path: Path) -> tuple[str, Iterator[Acquisition]]:
-    """Header and readouts of an ISMRMRD file, to be sent.
-
-    Raises
-    ------
-    UnsupportedScan
-        If it holds none, or several.
-    CorruptScan
-        If it cannot be read.
-    """
-    with open_checked(path) as file:
-        names = raw_data_groups(file)
-        if len(names) != 1:
-            raise UnsupportedScan(
-                f"{path.name} holds ISMRMRD raw data (`xml` beside `data`) in {len(names)} groups, not one.",
-                "Give an ISMRMRD file; `mri-unroll inspect` says what a file holds.",
-            )
-        header = file[names[0]]["xml"][0]
-        header = header.decode() if isinstance(header, bytes) else str(header)
-
-    def readouts() -> Iterator[Acquisition]:
-        with open_checked(path) as file:
-            data = file[names[0]]["data"]
-            for first in range(0, len(data), _BATCH):
-                for record in data[first : first + _BATCH]:
-                    head = np.zeros((), ACQUISITION_HEAD)
-                    for field in ACQUISITION_HEAD.names or ():
-                        head[field] = record["head"][field] if field != "idx" else _same(record["head"]["idx"])
-                    yield Acquisition(
-                        head[()], record["traj"].astype("<f4").tobytes(), record["data"].astype("<f4").tobytes()
-                    )
-
-    return header, readouts()
-
-
-def _same(counters: Any) -> Any:
-    found = np.zeros((), _COUNTERS)
-    for field in _COUNTERS.names or ():
-        found[field] = counters[field]
-    return found[()]

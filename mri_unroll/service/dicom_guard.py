@@ -1,4 +1,4 @@
-"""What keeps a DICOM listener alive when peers lie about lengths or fall silent in the middle.
+"""What keeps a DICOM listener alive when peers lie about lengths, fall silent in the middle, or come too often.
 
 pynetdicom reads as many bytes as a peer announces, up to 4 GB into memory, and waits for them without end. Its
 associations read through `AssociationSocket.recv`; here that refuses what is too long and gives up on what is too slow.
@@ -6,11 +6,15 @@ associations read through `AssociationSocket.recv`; here that refuses what is to
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
-from pynetdicom.transport import AssociationSocket
+from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
+from mri_unroll.service.rates import Rates
+
+_log = logging.getLogger(__name__)
 MOST_BYTES = 2**20  # of one PDU; those that peers send are as long as we allow in the negotiation, 16 kB
 PATIENCE = 10.0  # seconds for one PDU to arrive
 
@@ -53,3 +57,24 @@ def guard_associations() -> None:
 
     recv.is_guarded = True  # type: ignore[attr-defined]
     AssociationSocket.recv = recv  # type: ignore[method-assign]
+
+
+class RationedServer(ThreadedAssociationServer):
+    """Listens, and hangs up at once on whoever has connected too often within a minute.
+
+    Parameters
+    ----------
+    per_minute
+        Connections of one address.
+    """
+
+    def __init__(self, *args: Any, per_minute: int, **more: Any) -> None:
+        self._rates, self._per_minute = Rates(), per_minute
+        super().__init__(*args, **more)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a connection is answered."""
+        is_allowed = self._rates.allow(client_address[0], self._per_minute)
+        if not is_allowed:
+            _log.warning("too many connections", extra={"host": client_address[0]})
+        return is_allowed

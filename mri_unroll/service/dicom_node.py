@@ -31,7 +31,7 @@ from mri_unroll.errors import ConfigError, DeviceError, InputError
 from mri_unroll.io.atomic import atomic_path, flush_to_disk
 from mri_unroll.machine import disk_free_bytes
 from mri_unroll.service import confine
-from mri_unroll.service.dicom_guard import guard_associations
+from mri_unroll.service.dicom_guard import RationedServer, guard_associations
 from mri_unroll.service.jobs import DONE, Job, Jobs
 from mri_unroll.service.log import configure
 from mri_unroll.service.outbox import Outbox
@@ -97,9 +97,15 @@ class Node:
             entity.add_supported_context(context.abstract_syntax or "", list(_SYNTAXES))
         place = (self._settings.host, self._settings.dicom_port or 0)
         try:
-            entity.start_server(place, block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+            server = entity.make_server(
+                place,
+                evt_handlers=[(evt.EVT_C_STORE, self._store)],
+                server_class=RationedServer,
+                per_minute=self._settings.dicom_connections_per_minute,
+            )
         except OSError as error:
             raise DeviceError(f"{place[0]}:{place[1]} cannot be listened on: {error.strerror}.") from error
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def run(self) -> None:
         """Look after series, jobs and the outbox for ever."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from typing import Annotated
 
 from fastapi import Depends, Path
@@ -18,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mri_unroll.service.metrics import Metrics
+from mri_unroll.service.rates import Rates
 from mri_unroll.service.settings import ServiceSettings
 from mri_unroll.service.tokens import Caller, Tokens
 
@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 OPEN = ("/", "/page.css", "/page.js", "/health/live", "/health/ready")
 _BODY = 64 * 1024  # bytes of a request that is no upload
 _PATIENCE = 20.0  # seconds between two pieces of a request
-_REMEMBERED = 10_000  # addresses and callers whose rate is kept
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -53,7 +52,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings, tokens: Tokens, metrics: Metrics) -> None:
         self._app, self._settings, self._tokens, self._metrics = app, settings, tokens, metrics
-        self._rates: OrderedDict[str, tuple[float, float]] = OrderedDict()  # allowance left, when it was reckoned
+        self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -114,14 +113,7 @@ class Guard:
         return caller
 
     def _count(self, who: str, per_minute: int) -> None:
-        """A bucket that holds a minute's requests and fills steadily."""
-        now = time.monotonic()
-        left, then = self._rates.pop(who, (float(per_minute), now))
-        left = min(float(per_minute), left + (now - then) * per_minute / 60)
-        self._rates[who] = (max(left - 1, 0.0), now)
-        if len(self._rates) > _REMEMBERED:
-            self._rates.popitem(last=False)
-        if left < 1:
+        if not self._rates.allow(who, per_minute):
             raise Denied(429, "Too many requests.", "Wait a moment.", **{"retry-after": str(1 + int(60 / per_minute))})
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import select
 import socket
 import sys
@@ -24,10 +23,13 @@ from typing import Any
 from mri_unroll.config import from_mapping
 from mri_unroll.errors import InputError, MriUnrollError, UnsupportedScan
 from mri_unroll.io import mrd_stream
+from mri_unroll.io.mrd_session import SessionFile
 from mri_unroll.service import confine
 from mri_unroll.service.jobs import Job, Jobs
 from mri_unroll.service.log import configure
 from mri_unroll.service.methods import Methods
+from mri_unroll.service.mrd_config import Asked
+from mri_unroll.service.rates import Rates
 from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import GB, ServiceSettings
 from mri_unroll.service.task import RESULTS
@@ -40,8 +42,6 @@ _LOOK = 0.2  # seconds between looks at the job
 _WAIT = 2.0  # seconds for one of the sessions to end, before somebody is turned away
 _MOST_THREADS = 300
 _TELL = 5.0  # seconds between words about it
-_DEFAULTS = ("", "default", "null", "openrecon", "unrolled")  # names of a configuration that mean our default
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 
 
 class Gone(Exception):
@@ -66,13 +66,17 @@ class Server:
         self._uploads = Uploads(engine, settings)
         self._methods = Methods(settings)
         self._free = threading.BoundedSemaphore(settings.mrd_sessions)
+        self._rates = Rates()
 
     def run(self) -> None:
         """Accept; every session has a thread."""
         while True:
-            link, _ = self._listening.accept()
+            link, address = self._listening.accept()
             link.settimeout(self._settings.mrd_idle_seconds)
-            if threading.active_count() > _MOST_THREADS:
+            if not self._rates.allow(address[0], self._settings.mrd_connections_per_minute):
+                _log.warning("too many connections", extra={"host": address[0]})
+                _turn_away(link)
+            elif threading.active_count() > _MOST_THREADS:
                 link.close()
             else:
                 threading.Thread(target=self._admit, args=(link,), daemon=True).start()
@@ -112,9 +116,8 @@ class Server:
     def _session(self, link: socket.socket) -> None:
         path = self._uploads.path(f"mrd.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.part")
         try:
-            name = self._record(link, path)
-            wish = self._wish(name)
-            wish.check()
+            wish = self._record(link, path)
+            self._methods.check(wish.method, None)
             upload = self._uploads.begin(OWNER, "scan.h5", "")
             path.replace(self._uploads.path(upload.id))
             self._uploads.keep(upload, is_complete=True)
@@ -128,44 +131,39 @@ class Server:
         finally:
             path.unlink(missing_ok=True)
 
-    def _record(self, link: socket.socket, path: Path) -> str:
-        """Write a session into a file, to its CLOSE; gives the configuration asked for."""
+    def _record(self, link: socket.socket, path: Path) -> Wish:
+        """Write a session into a file, to its CLOSE; gives what was asked for."""
 
         def read(count: int) -> bytes:
             return _read(link, count)
 
         most = self._settings.max_upload_gb * GB
-        name, file = "", None
+        asked, file, n_waveforms = Asked(), None, 0
         with ExitStack() as closing:
             for number, content in mrd_stream.messages(read, most):
-                if number == mrd_stream.CONFIG_FILE or (number == mrd_stream.CONFIG_TEXT and not name):
-                    name = content
+                if number in (mrd_stream.CONFIG_FILE, mrd_stream.CONFIG_TEXT):
+                    asked.add(content, is_name=True)
                 elif number == mrd_stream.HEADER and file is None:
                     self._uploads.admit(OWNER, 0, self._jobs.kept_bytes(OWNER))
-                    file = closing.enter_context(mrd_stream.SessionFile(path, content))
+                    file = closing.enter_context(SessionFile(path, content))
                 elif number == mrd_stream.TEXT:
-                    name = _configured(content) or name
+                    asked.add(content)
                 elif number == mrd_stream.ACQUISITION:
                     if file is None:
                         raise InputError("Readouts came before the header.", "Send CONFIG and HEADER first.")
                     file.add(content)
                     if file.count % 4096 == 0:
                         self._uploads.admit(OWNER, 0, 0)
+                elif number == mrd_stream.WAVEFORM:
+                    n_waveforms += 1
                 elif number == mrd_stream.IMAGE:
                     raise UnsupportedScan("Images were sent.", "Send raw data: set the emitter to `raw`.")
         if file is None or file.count == 0:
             raise InputError("The session holds no raw data.", "Send HEADER and readouts before CLOSE.")
-        return name
-
-    def _wish(self, name: str) -> Wish:
-        """What a configuration stands for; names come from a list, never from the other side."""
-        name = name.strip().casefold().removesuffix(".xml")
-        method = None if name in _DEFAULTS else name
-        if method is not None:
-            if not _NAME.fullmatch(method):
-                raise InputError("The name of the configuration is none that is known.", "Name a method.")
-            self._methods.check(method, None)
-        return Wish(method=method, mrd=True)
+        if n_waveforms:
+            _log.info("waveforms are not used", extra={"count": n_waveforms})
+            _say(link, "INFO", f"{n_waveforms} waveforms came, which are not used.")
+        return asked.wish()
 
     def _waited_for(self, link: socket.socket, job: Job) -> Job:
         """Wait for a job's end, and say now and then how it goes."""
@@ -190,15 +188,6 @@ class Server:
             raise InputError(f"The job was {job.state}.", "Send the scan again.")
         with (self._settings.folder / "results" / job.result / RESULTS["mrd"][0]).open("rb") as stream:
             link.sendfile(stream)
-
-
-def _configured(text: str) -> str:
-    """The configuration that a scanner's JSON names, "" if the text is none."""
-    try:
-        found = json.loads(text)["parameters"]["config"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return ""
-    return found if isinstance(found, str) else ""
 
 
 def _read(link: socket.socket, count: int) -> bytes:
@@ -234,8 +223,22 @@ def _linger(link: socket.socket) -> None:
             continue
 
 
+def _turn_away(link: socket.socket) -> None:
+    """Say why to who comes too often, and wait for nothing: what it has not read by then it loses."""
+    with link, suppress(OSError):
+        link.settimeout(0)
+        _say(link, "ERROR", "Too many connections within a minute. Wait a moment.")
+        link.sendall(mrd_stream.close_message())
+        link.shutdown(socket.SHUT_WR)
+
+
 def _say(link: socket.socket, level: str, text: str) -> None:
     link.sendall(mrd_stream.text_message(mrd_stream.TEXT, f"{level} {text}"))
+
+
+def _first_message(config: str) -> bytes:
+    is_json = config.lstrip().startswith("{")
+    return mrd_stream.text_message(mrd_stream.CONFIG_TEXT, config) if is_json else mrd_stream.config_message(config)
 
 
 def main() -> None:
@@ -256,12 +259,12 @@ def send(host: str, port: int, header: str, readouts: Any, config: str = "defaul
     """
     try:
         with socket.create_connection((host, port), timeout=timeout) as link:
-            link.sendall(mrd_stream.config_message(config) + mrd_stream.text_message(mrd_stream.HEADER, header))
+            link.sendall(_first_message(config) + mrd_stream.text_message(mrd_stream.HEADER, header))
             for one in readouts:
                 link.sendall(mrd_stream.acquisition_message(one))
             link.sendall(mrd_stream.close_message())
             for number, content in mrd_stream.messages(lambda count: _read(link, count), float("inf")):
-                if number != mrd_stream.CLOSE:
+                if number in (mrd_stream.TEXT, mrd_stream.IMAGE):
                     yield content
     except Gone:
         raise InputError(f"{host}:{port} broke off.", "See its log.") from None

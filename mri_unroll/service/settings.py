@@ -56,10 +56,12 @@ class ServiceSettings:
     allowed_hosts: tuple[str, ...] = ()  # names under which the service may be addressed, besides `host` and loopback
     mrd_port: int | None = None  # of the MRD socket for scanners, on `host`; it knows no tokens; None: none
     mrd_sessions: int = 8  # at the same time
+    mrd_connections_per_minute: int = 120  # of one address
     mrd_idle_seconds: float = 120.0  # that a scanner may be silent
     dicom_port: int | None = None  # of the DICOM node, on `host`; None: none
     dicom_title: str = "MRIUNROLL"  # application entity that peers must call
     dicom_callers: tuple[str, ...] = ()  # application entities that may call; nobody else may
+    dicom_connections_per_minute: int = 300  # of one address; some archives make one for every object
     dicom_quiet_seconds: float = 10.0  # after which a series that grows no more is whole
     dicom_rules: tuple[DicomRule, ...] = ()
     token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
@@ -84,9 +86,11 @@ class ServiceSettings:
             ("port", lambda value: 0 <= value < 65536, "0 to 65535"),
             ("mrd_port", lambda value: value is None or 0 <= value < 65536, "0 to 65535"),
             ("mrd_sessions", lambda value: 1 <= value <= 256, "1 to 256"),
+            ("mrd_connections_per_minute", lambda value: value >= 1, ">= 1"),
             ("mrd_idle_seconds", lambda value: value > 0, "> 0"),
             ("dicom_port", lambda value: value is None or 0 < value < 65536, "1 to 65535"),
             ("dicom_title", lambda value: 1 <= len(value.strip()) <= 16, "1 to 16 characters"),
+            ("dicom_connections_per_minute", lambda value: value >= 1, ">= 1"),
             ("dicom_quiet_seconds", lambda value: value > 0, "> 0"),
             ("workers", lambda value: 0 <= value <= 64, "0 to 64"),
             ("threads", lambda value: value is None or value >= 1, ">= 1"),

@@ -159,7 +159,7 @@ def run(order: dict[str, Any], say: Say) -> dict[str, Any]:
 
 
 def _raw(file: Path, out: Path, wish: Any, order: dict[str, Any], events: Say) -> dict[str, str]:
-    from mri_unroll.errors import UnsupportedScan
+    from mri_unroll.errors import InputError, UnsupportedScan
     from mri_unroll.image import Image
     from mri_unroll.io.mrd_images import image_messages
     from mri_unroll.io.mrd_stream import image_message
@@ -168,6 +168,8 @@ def _raw(file: Path, out: Path, wish: Any, order: dict[str, Any], events: Say) -
     from mri_unroll.pipeline import reconstruct_file, zero_filled
     from mri_unroll.service.wish import RELIEF
 
+    if wish.mode is not None:
+        raise InputError("The file holds raw k-space, for which there is no use for `mode`.", "Leave it out.")
     config = wish.reconstruction(order["device"], order["relief"])
     missing: dict[str, str] = {}
 

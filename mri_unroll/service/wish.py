@@ -12,6 +12,9 @@ from mri_unroll.errors import ConfigError
 _PSF = r"^(gaussian|kspace-truncation):[0-9.]{1,8}$"  # never a file of this machine
 _METHOD = r"^[a-z0-9][a-z0-9-]{0,40}$"  # a name, never a path
 _SERIES = r"^[A-Za-z0-9-]{1,40}$"
+STUDY_ONLY = ("mode", "psf", "series", "coils", "i_understand_simulated")
+_RAW_ONLY = ("first_slice", "last_slice", "denoise", "effort", "allow_synthetic_geometry", "mrd")
+_SAMPLING = ("mask", "center_fraction", "seed")  # nothing without `accelerate`
 RELIEF = (  # what each step down the ladder of memory changes
     "",
     "One slice at a time, because memory ran out.",
@@ -101,6 +104,17 @@ class Wish(BaseModel):
             If so.
         """
         if self.mode is None:
+            self._refuse(STUDY_ONLY, "Without `mode`")
             self.reconstruction()
         else:
+            self._refuse(_RAW_ONLY, "With `mode`")
+            if self.mode == "restore":
+                self._refuse(("accelerate",), "With `mode` restore")
             self.study()
+        if self.accelerate is None:
+            self._refuse(_SAMPLING, "Without `accelerate`")
+
+    def _refuse(self, names: tuple[str, ...], where: str) -> None:
+        defaults = type(self).model_fields
+        if odd := [f"`{name}`" for name in names if getattr(self, name) != defaults[name].default]:
+            raise ConfigError(f"{where} there is no use for {', '.join(odd)}.", "Leave it out.")

@@ -54,6 +54,8 @@ class ReconstructionConfig:
     deidentify: bool = False  # with format "dicom"
     slices_at_once: int = 2  # in memory, of a 2-D scan: a volume is never held in complex form
     max_coils: int | None = None  # more are compressed to as many virtual ones as they are read; None: as methods do
+    verdict: bool = True  # predict the error and look for faults; costs up to a third of a network's time again
+    coverage: float = 0.9  # share of scans, and of pixels, whose error stays within what is predicted; 0.5..0.99
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -65,6 +67,7 @@ class ReconstructionConfig:
             ("slices", lambda ends: ends is None or 0 <= ends[0] < ends[1], "first < last, counted from 0"),
             ("reg_weight", lambda weight: weight is None or 0 < weight < float("inf"), "> 0 and finite"),
             ("denoise", lambda share: 0 <= share <= 1, "between 0 and 1"),
+            ("coverage", lambda share: 0.5 <= share <= 0.99, "between 0.5 and 0.99"),
             ("n_iterations", lambda count: count is None or count >= 1, ">= 1"),
             ("slices_at_once", lambda count: count >= 1, ">= 1"),
             ("max_coils", lambda count: count is None or count >= 1, ">= 1"),

@@ -7,6 +7,7 @@
         UnknownFormat       the content is no format we read
         CorruptScan         truncated, empty, non-finite, or contradicting itself
         UnsupportedScan     sound, but something in it is not handled (named)
+      VerdictError          written, but not good enough (asked) exit 3
       ConfigError           a setting is wrong                   exit 2
       ModelError            weights do not fit, or their digest  exit 2
       ShapeError            arrays do not fit (also ValueError)  exit 70
@@ -53,6 +54,10 @@ class CorruptScan(InputError):
 
 class UnsupportedScan(InputError):
     """A sound file asks for something that is not handled; the message names it."""
+
+
+class VerdictError(MriUnrollError):
+    """A picture was written, but its verdict is one that the user asked to fail on."""
 
 
 class ConfigError(MriUnrollError):

@@ -13,6 +13,14 @@ from mri_unroll.scan import Geometry, PatientTags
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Numbers of one part of a scan, from which its error is predicted; `mri_unroll.trust.evidence` makes them."""
+
+    features: dict[str, float]
+    energy: float  # squared norm of the part's picture, in the scan's units
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     """What was found, one entry a slice (one in all for a volume solved as one), and warnings as sentences."""
 
@@ -23,6 +31,7 @@ class Diagnostics:
     n_iterations: tuple[int, ...]
     seconds: tuple[float, ...]
     warnings: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()  # one a part that was solved and could be judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Image:
     Raises
     ------
     ShapeError
-        If ``pixels`` is not ``(slice, y, x)``.
+        If ``pixels`` is not ``(slice, y, x)``, or the error map differs from it in shape.
     """
 
     pixels: NDArray[np.float32]  # (slice, y, x)
@@ -54,10 +63,13 @@ class Image:
     diagnostics: Diagnostics
     provenance: Provenance
     patient: PatientTags | None = field(default=None, repr=False)
+    predicted_error: NDArray[np.float32] | None = None  # (slice, y, x), what errors stay below; None: not predicted
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3:
             raise ShapeError(f"Expected pixels (slice, y, x), got {self.pixels.shape}.")
+        if self.predicted_error is not None and self.predicted_error.shape != self.pixels.shape:
+            raise ShapeError(f"Expected an error map {self.pixels.shape}, got {self.predicted_error.shape}.")
 
 
 def join(images: list[Image]) -> Image:
@@ -78,7 +90,9 @@ def join(images: list[Image]) -> Image:
         n_iterations=tuple(value for part in parts for value in part.n_iterations),
         seconds=tuple(value for part in parts for value in part.seconds),
         warnings=tuple(dict.fromkeys(value for part in parts for value in part.warnings)),
+        evidence=tuple(value for part in parts for value in part.evidence),
     )
+    errors = [image.predicted_error for image in images if image.predicted_error is not None]
     scale = tuple(value for image in images for value in image.provenance.scale)
     return replace(
         images[0],
@@ -86,6 +100,7 @@ def join(images: list[Image]) -> Image:
         geometry=replace(geometry, position=position),
         diagnostics=diagnostics,
         provenance=replace(images[0].provenance, scale=scale),
+        predicted_error=np.concatenate(errors) if len(errors) == len(images) else None,
     )
 
 
@@ -118,7 +133,12 @@ def cropped(image: Image, rows: slice, columns: slice) -> Image:
         field_of_view=None if fov is None else (fov[0] * size[0] / height, fov[1] * size[1] / width, fov[2]),
         position=_shifted(image, moved),
     )
-    return replace(image, pixels=pixels, geometry=changed)
+    errors = (
+        None
+        if image.predicted_error is None
+        else np.ascontiguousarray(image.predicted_error[:, top:bottom, left:right])
+    )
+    return replace(image, pixels=pixels, geometry=changed, predicted_error=errors)
 
 
 def flipped(image: Image, axis: int) -> Image:
@@ -134,7 +154,9 @@ def flipped(image: Image, axis: int) -> Image:
         axes = axes.copy()
         axes[(axis + 2) % 3] *= -1  # rows of the orientation are y, x, slice
     pixels = np.ascontiguousarray(np.flip(image.pixels, axis))
-    return replace(image, pixels=pixels, geometry=replace(geometry, orientation=axes, position=position))
+    errors = None if image.predicted_error is None else np.ascontiguousarray(np.flip(image.predicted_error, axis))
+    changed = replace(geometry, orientation=axes, position=position)
+    return replace(image, pixels=pixels, geometry=changed, predicted_error=errors)
 
 
 def transposed(image: Image) -> Image:
@@ -147,7 +169,10 @@ def transposed(image: Image) -> Image:
         field_of_view=None if fov is None else (fov[1], fov[0], fov[2]),
         orientation=None if axes is None else axes[[1, 0, 2]],
     )
-    return replace(image, pixels=np.ascontiguousarray(image.pixels.transpose(0, 2, 1)), geometry=changed)
+    pixels = np.ascontiguousarray(image.pixels.transpose(0, 2, 1))
+    errors = image.predicted_error
+    errors = None if errors is None else np.ascontiguousarray(errors.transpose(0, 2, 1))
+    return replace(image, pixels=pixels, geometry=changed, predicted_error=errors)
 
 
 def _shifted(image: Image, pixels: tuple[int, int]) -> NDArray[np.float64] | None:

@@ -35,10 +35,13 @@ def check_place(found: dict[str, Any], config: ReconstructionConfig) -> None:
         )
 
 
-def write_objects(image: Image, folder: Path, config: ReconstructionConfig, notes: Mapping[str, str]) -> list[str]:
+def write_objects(
+    image: Image, folder: Path, config: ReconstructionConfig, notes: Mapping[str, str], verdict: str = ""
+) -> list[str]:
     """Write a reconstruction as a DICOM series; what is to be said of it comes back as sentences.
 
-    ``notes`` are those of the raw data's header, see `mri_unroll.scan.Source`.
+    ``notes`` are those of the raw data's header, see `mri_unroll.scan.Source`; ``verdict`` is a sentence that goes into
+    the description of every object.
     """
     from mri_unroll.io.dicom.acquired import write_acquired
     from mri_unroll.io.dicom.deidentify import deidentifier
@@ -56,7 +59,7 @@ def write_objects(image: Image, folder: Path, config: ReconstructionConfig, note
         Derivation(
             kind="reconstructed",
             title=f"{made.method}{' retrospective' if simulated else ''}",
-            description=f"Reconstructed from raw k-space by {made.method}.{how}",
+            description=f"Reconstructed from raw k-space by {made.method}.{how}{' ' + verdict if verdict else ''}",
             parameters={**made.parameters, "method": made.method, "accelerate": config.accelerate, "seed": config.seed},
             weights_digest=made.weights_digest,
         ),

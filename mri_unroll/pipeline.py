@@ -14,30 +14,22 @@ from numpy.typing import NDArray
 
 from mri_unroll import __version__
 from mri_unroll.config import ReconstructionConfig
-from mri_unroll.errors import InputError, UnsupportedScan
-from mri_unroll.image import Image, join
+from mri_unroll.errors import InputError
+from mri_unroll.image import Image
 from mri_unroll.io.parameters import bids_of_notes
 from mri_unroll.io.preview import write_preview
-from mri_unroll.io.registry import describe, read_scan, write_image
+from mri_unroll.io.registry import describe, write_image
 from mri_unroll.io.sidecar import write_sidecar
 from mri_unroll.metrics import CONVENTION
 from mri_unroll.objects import check_place, write_objects
-from mri_unroll.physics.sampling import effective_acceleration
-from mri_unroll.quality import QualityReport, assess
-from mri_unroll.recon.fewer_coils import with_fewer_coils
+from mri_unroll.quality import NO_VERDICT, QualityReport, assess
 from mri_unroll.recon.noncartesian import SampledTrajectory
 from mri_unroll.recon.parts import sampling_of, take_apart
 from mri_unroll.recon.reconstructor import Reconstructor, make_reconstructor
-from mri_unroll.recon.retrospective import undersample
 from mri_unroll.report import ReportContent, write_report
-from mri_unroll.scan import Scan
+from mri_unroll.streaming import Events, StreamedVolume, ignore, slice_range, stream
 from mri_unroll.targets import check_folder, targets_of
-
-Events = Callable[[dict[str, Any]], None]  # gets {"event": "progress", "done": ..., "total": ...} and the like
-
-
-def ignore(event: dict[str, Any]) -> None:
-    """Listen to no event."""
+from mri_unroll.trust.witness import Witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +41,6 @@ class Outcome:
     preview: Path
     sidecar: Path
     summary: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Volume:
-    """What streaming through a file leaves behind."""
-
-    image: Image
-    reference: NDArray[np.float32] | None
-    reference_name: str | None
-    warnings: tuple[str, ...]
-    acceleration: float
-    slices: tuple[int, int]  # [first, last) of the file; of a 3-D scan its partitions
-    middle: Scan  # the part of the scan that holds the middle slice, which the report shows
-    middle_first: int  # index into image.pixels of its first slice
 
 
 def reconstruct_file(
@@ -107,11 +85,16 @@ def reconstruct_file(
     if not config.overwrite and (there := [target for target in targets if target.exists()]):
         raise InputError(f"{there[0]} exists already.", "Use `--overwrite` to replace it, or write to another place.")
     check_folder(targets[0].parent)
-    first, last = _slice_range(config, int(found["n_slices"]))
+    first, last = slice_range(config, int(found["n_slices"]))
     reconstructor = reconstructor or make_reconstructor(config.method, config)
     started = time.perf_counter()
-    volume = _stream(path, layout, config, reconstructor, (first, last), events)
-    quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings)
+    witness = Witness(reconstructor, config) if config.verdict else None
+    if witness is None:
+        volume = stream(path, layout, config, reconstructor, (first, last), events)
+    else:
+        volume = stream(path, layout, config, witness.reconstructor, (first, last), events, witness.watch)
+    verdict = None if witness is None else witness.verdict(volume.image)
+    quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings, verdict)
     seconds = time.perf_counter() - started
     finished(volume.image, volume.middle.source.notes)
     summary = _summary(path, config, volume, quality, seconds)
@@ -119,7 +102,9 @@ def reconstruct_file(
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
     if config.format == "dicom":
-        summary["warnings"] += write_objects(volume.image, targets[0], config, volume.middle.source.notes)
+        summary["warnings"] += write_objects(
+            volume.image, targets[0], config, volume.middle.source.notes, quality.verdict.text if quality.verdict else ""
+        )
     else:
         write_image(volume.image, targets[0], overwrite=config.overwrite)
     write_preview(volume.image, targets[2], overwrite=config.overwrite)
@@ -139,91 +124,14 @@ def zero_filled(path: str | Path, config: ReconstructionConfig, *, layout: str |
         As `reconstruct_file`.
     """
     path = Path(path)
-    slices = _slice_range(config, int(describe(path, layout)["n_slices"]))
-    return _stream(path, layout, config, make_reconstructor("zero-filled"), slices, ignore).image.pixels
-
-
-def _accelerated(scan: Scan, config: ReconstructionConfig) -> Scan:
-    if config.accelerate is None:
-        return scan
-    return undersample(scan, config.mask, config.accelerate, config.effective_center_fraction, config.seed)
-
-
-def _stream(
-    path: Path,
-    layout: str | None,
-    config: ReconstructionConfig,
-    reconstructor: Reconstructor,
-    slices: tuple[int, int],
-    events: Events,
-) -> _Volume:
-    """Read, undersample and reconstruct a few slices at a time; a 3-D scan comes as one."""
-    first, last = slices
-    images: list[Image] = []
-    references: list[NDArray[np.float32]] = []
-    reference_name: str | None = None
-    warnings: dict[str, None] = {}
-    full = make_reconstructor("zero-filled")
-    acceleration = 1.0
-    events({"event": "progress", "done": 0, "total": last - first})
-    at_once = config.slices_at_once
-    for start in range(first, last, at_once):
-        scan = read_scan(path, slice(start, min(start + at_once, last)), layout)
-        if scan.ndim == 3 and config.slices is not None:
-            raise UnsupportedScan(
-                "A 3-D scan is reconstructed as a whole: its partitions are not independent slices.",
-                "Leave out --slices.",
-            )
-        warnings |= dict.fromkeys(scan.source.warnings)
-        if scan.reference is not None:
-            references.append(scan.reference)
-            reference_name = "the file's own fully sampled reconstruction (root sum of squares)"
-        elif config.accelerate is not None:
-            references.append(full.reconstruct(scan).pixels)
-            reference_name = "the root sum of squares of the fully sampled data, computed here"
-        scan = _accelerated(scan, config)
-        if config.max_coils is not None:
-            scan = with_fewer_coils(scan, config.max_coils)
-        acceleration = _effective_acceleration(scan)
-        of_volume = scan.ndim == 3
-
-        def progress(done: int, total: int, offset: int = start - first, of_volume: bool = of_volume) -> None:
-            events({"event": "progress", "done": offset + done, "total": total if of_volume else last - first})
-
-        images.append(reconstructor.reconstruct(scan, progress=progress))
-        if of_volume or start - first <= (last - first) // 2 < start - first + at_once:
-            middle, middle_first = scan, start - first
-    image = join(images)
-    reference = np.concatenate(references) if references else None
-    if reference is not None and reference.shape != image.pixels.shape:
-        warnings[
-            f"The reference {reference.shape} and the picture {image.pixels.shape} differ in size: not scored."
-        ] = None
-        reference = reference_name = None
-    held = (first, first + len(image.pixels))
-    return _Volume(image, reference, reference_name, tuple(warnings), acceleration, held, middle, middle_first)
-
-
-def _effective_acceleration(scan: Scan) -> float:
-    """Grid points for each one measured; off the grid, within what the trajectory covers."""
-    if scan.mask is not None:
-        return effective_acceleration(scan.mask)
-    sampling = sampling_of(scan)
-    assert isinstance(sampling, SampledTrajectory)
-    return sampling.acceleration
-
-
-def _slice_range(config: ReconstructionConfig, n_slices: int) -> tuple[int, int]:
-    first, last = config.slices or (0, n_slices)
-    if not 0 <= first < last <= n_slices:
-        raise InputError(f"Expected slices within 0:{n_slices}, got {first}:{last}.", "Slices are counted from 0.")
-    return first, last
+    slices = slice_range(config, int(describe(path, layout)["n_slices"]))
+    return stream(path, layout, config, make_reconstructor("zero-filled"), slices, ignore).image.pixels
 
 
 def _summary(
     path: Path,
     config: ReconstructionConfig,
-    volume: _Volume,
+    volume: StreamedVolume,
     quality: QualityReport,
     seconds: float,
 ) -> dict[str, Any]:
@@ -247,8 +155,7 @@ def _summary(
         "status": list(volume.image.diagnostics.status),
         "data_residual": list(quality.data_residual),
         "warnings": list(quality.warnings),
-        "verdict": None,
-        "advice": [quality.verdict],
+        **(quality.verdict.summary() if quality.verdict else NO_VERDICT),
         **bids_of_notes(volume.middle.source.notes),
     }
     if config.accelerate is not None:
@@ -267,7 +174,7 @@ def _summary(
 
 
 def _report_content(
-    path: Path, volume: _Volume, quality: QualityReport, found: dict[str, Any], summary: dict[str, Any]
+    path: Path, volume: StreamedVolume, quality: QualityReport, found: dict[str, Any], summary: dict[str, Any]
 ) -> ReportContent:
     """What the report shows of the middle slice."""
     scan, shown = volume.middle, volume.image.pixels.shape[0] // 2

@@ -1,16 +1,24 @@
-"""What can be said about a reconstruction: agreement with the measurements, and with a reference where one exists."""
+"""What can be said about a reconstruction: agreement with the measurements, with a reference, and the verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mri_unroll import metrics
 from mri_unroll.image import Image
+from mri_unroll.trust.verdict import Verdict
 
-NO_VERDICT = "No error prediction and no verdict exist yet for this picture: they are not implemented in this version."
+# What a sidecar says where no verdict was asked for.
+NO_VERDICT: dict[str, Any] = {
+    "verdict": None,
+    "advice": ["No verdict was asked for: nothing is known about the error of this picture."],
+    "predicted": None,
+    "checks": {},
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +32,7 @@ class QualityReport:
     in_body: dict[str, float] | None  # the same inside the body
     reference: str | None  # which reference the metrics are against, as a sentence
     warnings: tuple[str, ...]
-    verdict: str = NO_VERDICT
+    verdict: Verdict | None = None  # None: not asked for
 
 
 def assess(
@@ -32,6 +40,7 @@ def assess(
     reference: NDArray[np.float32] | None = None,
     reference_name: str | None = None,
     warnings: tuple[str, ...] = (),
+    verdict: Verdict | None = None,
 ) -> QualityReport:
     """Gather what is known about a picture.
 
@@ -45,6 +54,8 @@ def assess(
         Where the reference comes from.
     warnings
         Sentences from reading, to stand before those of the reconstruction.
+    verdict
+        Where one was asked for.
     """
     volume = body = None
     found = list(warnings) + list(image.diagnostics.warnings)
@@ -59,4 +70,5 @@ def assess(
         in_body=body,
         reference=reference_name,
         warnings=tuple(dict.fromkeys(found)),
+        verdict=verdict,
     )

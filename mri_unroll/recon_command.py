@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from mri_unroll import __version__
 from mri_unroll.config import DeviceChoice, MaskKind, OutputFormat, ReconstructionConfig, StudyConfig
-from mri_unroll.errors import ConfigError
+from mri_unroll.errors import ConfigError, VerdictError
 from mri_unroll.folders import Cluster, FolderOptions, Resume, ShardOption, SkipBad, Workers, recon_folder
 from mri_unroll.options import Layout, Threads, complete_method, set_threads
 from mri_unroll.sending_command import check_address, send_files
@@ -29,12 +29,15 @@ from mri_unroll.study_commands import (
     holds_study,
     recon_study,
 )
-from mri_unroll.terminal import AsJson, Debug, guarded, listening, put, put_json, tell_summary
+from mri_unroll.terminal import AsJson, Debug, guarded, listening, put, put_json
+from mri_unroll.terminal_summary import tell_summary
 
+FailOn = Literal["check", "no-go"]
 EXAMPLES = (
     "Example: mri-unroll recon knee.h5 -o results\n\n"
     "Example: mri-unroll recon brain.h5 -o brain.nii.gz --method l1-wavelet --accelerate 4 --mask equispaced_fraction"
     "\n\nExample: mri-unroll recon multicoil_test -o results --workers 4 --resume"
+    "\n\nExample: mri-unroll recon brain.h5 -o out --fail-on no-go"
     "\n\nExample: mri-unroll recon study -o better --mode restore --psf gaussian:1.5"
 )
 
@@ -82,6 +85,15 @@ def recon(
     denoise: Annotated[
         float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")
     ] = 0.0,
+    verdict: Annotated[
+        bool, typer.Option("--verdict/--no-verdict", help="Predict the error and look for faults.")
+    ] = True,
+    coverage: Annotated[
+        float, typer.Option(help="Share of scans, and of pixels, whose error stays within the prediction.")
+    ] = 0.9,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Exit with 3 if the verdict is this or worse; all is written all the same.")
+    ] = None,
     mode: Mode = None,
     psf: Psf = None,
     series: SeriesOption = None,
@@ -124,6 +136,8 @@ def recon(
             "--fast": fast,
             "--best": best,
             "--denoise": denoise,
+            "--fail-on": fail_on,
+            "--no-verdict": not verdict,
         }
         odd |= {"--like": like, "--allow-synthetic-geometry": synthetic_geometry}
         if mode == "restore":
@@ -172,8 +186,14 @@ def recon(
         n_iterations=iterations,
         denoise=denoise,
         effort="fast" if fast else "best" if best else "normal",
+        verdict=verdict,
+        coverage=coverage,
     )
+    if fail_on and not verdict:
+        raise ConfigError("With --no-verdict there is nothing for --fail-on to look at.", "Leave out one of them.")
     if input.is_dir():
+        if fail_on:
+            raise ConfigError("For a folder there is no use for --fail-on.", "Read the verdicts in the sidecars.")
         return recon_folder(input, out, config, layout, threads, many, as_json)
     many.refuse_for_one_file()
     with listening(as_json) as events:
@@ -190,6 +210,18 @@ def recon(
         put_json({"event": "done", "paths": paths, "summary": outcome.summary})
     else:
         put("\n".join(paths.values()))
+    if fail_on:
+        _refuse(outcome.summary, fail_on)
+
+
+def _refuse(summary: dict[str, Any], fail_on: FailOn) -> None:
+    from mri_unroll.trust.verdict import ANSWERS
+
+    if ANSWERS.index(summary["verdict"]) >= ANSWERS.index(fail_on):
+        raise VerdictError(
+            f"The verdict of {summary['input']} is {summary['verdict']}; everything was written.",
+            "See `advice` in the sidecar, or leave out --fail-on.",
+        )
 
 
 def _slice_range(text: str | None) -> tuple[int, int] | None:

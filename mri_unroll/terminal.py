@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import json
-import math
 import os
 import sys
 import traceback
@@ -17,12 +16,12 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from mri_unroll.errors import ConfigError, DeviceError, InputError, ModelError, MriUnrollError
+from mri_unroll.errors import ConfigError, DeviceError, InputError, ModelError, MriUnrollError, VerdictError
 from mri_unroll.interrupts import heeded
 
-BAD_INPUT, BUG, RESOURCES, INTERRUPTED, BROKEN_PIPE = 2, 70, 75, 130, 141
+BAD_INPUT, VERDICT, BUG, RESOURCES, INTERRUPTED, BROKEN_PIPE = 2, 3, 70, 75, 130, 141
 DEBUG = "MRI_UNROLL_DEBUG"  # environment variable: tracebacks and the warnings of libraries are shown
-NO_VERDICT = "no verdict yet: nothing here predicts the error of this picture"
+NO_VERDICT = "no verdict: nothing here predicts the error of this picture"
 RESEARCH = "for research use only; not a medical device"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
@@ -52,6 +51,8 @@ def diagnose(error: BaseException) -> Failure:
     reason = " ".join(str(error).split())
     if isinstance(error, InputError | ConfigError | ModelError):
         return Failure(BAD_INPUT, kind, error.message, error.hint)
+    if isinstance(error, VerdictError):
+        return Failure(VERDICT, kind, error.message, error.hint)
     if isinstance(error, DeviceError):
         return Failure(RESOURCES, kind, error.message, error.hint)
     # torch has its own error for a full GPU, a plain RuntimeError for a full memory; torch itself is not imported here
@@ -275,24 +276,3 @@ def _bar() -> Iterator[Events]:
                 progress.update(task, description="writing volume and report")
 
         yield events
-
-
-def tell_summary(summary: dict[str, Any]) -> None:
-    """Say in a few lines on stderr what came out of a reconstruction."""
-    slices, height, width = summary["shape"]
-    tell(
-        f"{summary['input']}: {slices} slice{'s' if slices != 1 else ''} of {height} x {width}, {summary['method']} on "
-        f"{summary['device']}, {summary['seconds']:.1f} s"
-    )
-    residuals = [value for value in summary["data_residual"] if value is not None and math.isfinite(value)]
-    if residuals:
-        tell(f"data residual {sum(residuals) / len(residuals):.3g} (mean over slices), {max(residuals):.3g} (largest)")
-    for place, name in (("whole picture", "metrics"), ("inside the body", "metrics_in_body")):
-        if summary.get(name):
-            scores = summary[name]
-            tell(f"{place}: NMSE {scores['nmse']:.4g}, PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.4f}")
-    if summary.get("metrics_reference"):
-        tell(f"scored against {summary['metrics_reference']}")
-    for warning in summary["warnings"]:
-        tell(f"warning: {warning}")
-    tell(f"{NO_VERDICT}; {RESEARCH}")

@@ -42,6 +42,10 @@ SIDECAR_KEYS = {
     "seconds",
     "warnings",
     "data_residual",
+    "verdict",
+    "advice",
+    "predicted",
+    "checks",
     "metrics",
 }
 
@@ -135,7 +139,7 @@ def test_a_folder_gets_volume_report_preview_and_sidecar(scan: Path, tmp_path: P
     assert sidecar["version"] == mri_unroll.__version__
     assert sidecar["input_digest"].startswith("sha256:")
     assert sidecar["retrospective"] == {"accelerate": 2, "mask": "random", "center_fraction": 0.16, "seed": 3}
-    for words in ("3 slices of 40 x 31", "data residual", "PSNR", "no verdict yet", "research use only"):
+    for words in ("3 slices of 40 x 31", "data residual", "PSNR", "verdict: check", "research use only"):
         assert words in result.stderr
 
 
@@ -470,7 +474,7 @@ def test_a_terminal_gets_a_bar(scan: Path, tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 0, seen
     assert b"slice 1 of" not in seen
     assert "━".encode() in seen
-    assert b"no verdict yet" in seen
+    assert b"verdict: check" in seen
 
 
 def test_a_table_on_a_terminal_is_ruled(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,6 +555,7 @@ def test_methods_are_listed_and_the_default_marked() -> None:
         "cg-sense": "classical",
         "l1-wavelet": "classical",
         "tv": "classical",
+        "vdamp": "classical",
         "bart-pics": "peer",
         "sigpy-l1wavelet": "peer",
         "unrolled": "learned",

@@ -18,6 +18,9 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 def write_h5(image: Image, path: Path, overwrite: bool = False) -> None:
     """Write dataset ``reconstruction``, float32 ``(slice, y, x)``, as fastMRI's evaluation reads it.
 
+    Where it was predicted, ``predicted_error`` beside it, of the same shape and in the same units, says what the error
+    of a pixel stays below.
+
     Attributes of the file: ``method``, ``version``, and where known ``weights_digest`` and ``input_digest``.
 
     Raises
@@ -29,6 +32,9 @@ def write_h5(image: Image, path: Path, overwrite: bool = False) -> None:
 
     with atomic_path(path, overwrite) as part, h5py.File(part, "w") as file:
         file.create_dataset("reconstruction", data=_pixels(image), compression="gzip", shuffle=True)
+        if image.predicted_error is not None:
+            errors = np.ascontiguousarray(image.predicted_error, dtype=np.float32)
+            file.create_dataset("predicted_error", data=errors, compression="gzip", shuffle=True)
         for name, value in _origin(image).items():
             file.attrs[name] = value
 

@@ -94,6 +94,14 @@ class SenseOperator(LinearOperator):
         lead = self.sens_maps.shape[: -self._ndim - 1]
         return (*lead, *self.sens_maps.shape[-self._ndim :])
 
+    @property
+    def mask(self) -> Tensor:
+        """True where measured, boolean ``([kz,] ky, kx)``; of the first problem of a batch."""
+        mask = self._post_mask.abs() > 0
+        return mask.expand(*mask.shape[: -self._ndim], *self.sens_maps.shape[-self._ndim :]).flatten(
+            0, -self._ndim - 1
+        )[0]
+
     def forward(self, image: Tensor) -> Tensor:
         """``M F S x``: ``(*batch, [z,] y, x)`` to ``(*batch, coil, [kz,] ky, kx)``."""
         self._check(image)

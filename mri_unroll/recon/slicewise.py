@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mri_unroll import __version__
 from mri_unroll.errors import DeviceError, UnsupportedScan
-from mri_unroll.image import Diagnostics, Image, Provenance
+from mri_unroll.image import Diagnostics, Evidence, Image, Provenance
 from mri_unroll.nets.refinement import RefinedSolution
 from mri_unroll.physics.fourier import engine_name
 from mri_unroll.physics.linop import LinearOperator
@@ -28,6 +28,9 @@ from mri_unroll.solvers.solution import Solution
 Progress = Callable[[int, int], None]  # parts done, parts in all
 Solve = Callable[[Problem], Solution]
 Magnitude = Callable[[Problem, Tensor, LinearOperator], Tensor]
+# Judges a solved problem by its complex picture and the operator used: evidence, and the error to expect of each pixel,
+# (y, x) in units of the problem's scale; None where it cannot.
+Witness = Callable[[Problem, Tensor, LinearOperator], tuple[Evidence, Tensor | None] | None]
 
 EMPTY = "Empty slice: no signal was measured, the picture is zero."
 
@@ -61,6 +64,8 @@ class SlicewiseReconstructor:
         It works on planes only.
     magnitude
         From a solved problem, its complex picture and the operator with the maps that were used, to what is shown.
+    witness
+        Sees every solved problem, for the verdict; None: no verdict is wanted.
     """
 
     name: str
@@ -70,6 +75,7 @@ class SlicewiseReconstructor:
     weights_digest: str | None = None
     planar: bool = False
     magnitude: Magnitude = plain_magnitude
+    witness: Witness | None = None
 
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
         """Reconstruct a scan.
@@ -92,6 +98,8 @@ class SlicewiseReconstructor:
             problem = part.calibrated()
             solution = self.solve(problem)
             op = solution.op if isinstance(solution, RefinedSolution) else problem.op
+            seen = None if self.witness is None else self.witness(problem, solution.value, op)
+            evidence, error = seen or (None, None)
             return PartResult(
                 picture=self.magnitude(problem, solution.value, op)[0] * problem.scale,
                 status=solution.status,
@@ -99,6 +107,8 @@ class SlicewiseReconstructor:
                 data_residual=problem.data_residual(solution.value, op),
                 scale=problem.scale,
                 warnings=problem.warnings,
+                evidence=evidence,
+                predicted_error=None if error is None else error * problem.scale,
             )
 
         return run_parts(
@@ -116,6 +126,8 @@ class PartResult:
     data_residual: float
     scale: float
     warnings: tuple[str, ...]
+    evidence: Evidence | None = None
+    predicted_error: Tensor | None = None  # like the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,8 @@ def run_parts(
 ) -> Image:
     """Prepare each part, run it, crop it, and gather volume, diagnostics and provenance."""
     pictures: list[NDArray[np.float32]] = []
+    errors: list[NDArray[np.float32] | None] = []
+    evidence: list[Evidence] = []
     entries: list[_Entry] = []
     started = time.perf_counter()
     warnings = dict.fromkeys(parts.warnings)
@@ -155,6 +169,8 @@ def run_parts(
                 f"{device} ran out of memory on a part of {tuple(part.kspace.shape)}.", "Use --device cpu."
             ) from error
         pictures.append(parts.cropped(result.picture))
+        errors.append(None if result.predicted_error is None else parts.cropped(result.predicted_error))
+        evidence += [result.evidence] if result.evidence else []
         warnings |= dict.fromkeys(result.warnings)
         energy = float(torch.linalg.vector_norm(part.kspace, dtype=torch.complex128)) ** 2
         seconds, started = time.perf_counter() - started, time.perf_counter()
@@ -171,6 +187,7 @@ def run_parts(
             n_iterations=tuple(entry.n_iterations for entry in entries),
             seconds=tuple(entry.seconds for entry in entries),
             warnings=tuple(warnings),
+            evidence=tuple(evidence),
         ),
         provenance=Provenance(
             method=name,
@@ -183,7 +200,18 @@ def run_parts(
             scale=tuple(entry.scale for entry in entries),
         ),
         patient=scan.patient,
+        predicted_error=_assembled(parts, errors, pictures),
     )
+
+
+def _assembled(
+    parts: Parts, errors: list[NDArray[np.float32] | None], pictures: list[NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    """The error map of the volume; where nothing was measured nothing is known. None if no part has one."""
+    if all(error is None for error in errors):
+        return None
+    unknown = (np.full_like(picture, np.nan) for picture in pictures)
+    return parts.assembled([gap if error is None else error for error, gap in zip(errors, unknown, strict=True)])
 
 
 def _run(reconstruct_part: Callable[[Part], PartResult], part: Part) -> PartResult:

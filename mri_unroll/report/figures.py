@@ -46,7 +46,8 @@ def panels(content: ReportContent) -> list[Panel]:
     """Reference, zero-filled and reconstruction in one window, then what separates the reconstruction from the truth.
 
     White is the 99.5 percentile of the reference, or of the reconstruction where there is none. The last picture is
-    magnified by the largest factor of `FACTORS` that keeps its own 99.5 percentile in the window.
+    magnified by the largest factor of `FACTORS` that keeps its own 99.5 percentile in the window; where an error was
+    predicted, it follows, in the same window as the true one.
     """
     recon, reference = content.image.pixels[content.shown], content.reference
     white = white_level(recon if reference is None else reference)
@@ -76,7 +77,16 @@ def panels(content: ReportContent) -> list[Panel]:
     alt = f"{name}, {where}: magnitude of reconstruction minus {against}, {factor} times magnified"
     palette = colours(ERROR_COLOURS)
     picture = embed(shade(gap, white / factor), alt, pixel_ratio=ratio, palette=palette)
-    return [*shown, Panel(name, note, picture, colour_bar(palette), number(white / factor))]
+    shown.append(Panel(name, note, picture, colour_bar(palette), number(white / factor)))
+    errors = content.image.predicted_error
+    if errors is not None and np.isfinite(errors[content.shown]).any():
+        if reference is None:  # with one, both errors share a window
+            largest = white_level(errors[content.shown], fallback=0.0)
+            factor = max((factor for factor in FACTORS if factor * largest <= white), default=1) if largest else 1
+        alt = f"Predicted error, {where}, {factor} times magnified"
+        picture = embed(shade(errors[content.shown], white / factor), alt, pixel_ratio=ratio, palette=palette)
+        shown.append(Panel("Predicted error", f"× {factor}", picture, colour_bar(palette), number(white / factor)))
+    return shown
 
 
 def stack(content: ReportContent) -> list[Leaf]:

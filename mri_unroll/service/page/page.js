@@ -184,10 +184,12 @@ async function view(job) {
   resetWindow();
   $("viewer-title").textContent = `Result of ${job.name}`;
   const residual = sidecar.data_residual_median ?? median(sidecar.data_residual || []);
-  const predicted = sidecar.predicted ? `NMSE ${sidecar.predicted.nmse}` : "not available in this version";
+  const short = (value) => Number(value).toPrecision(2);
+  const predicted = sidecar.predicted
+    ? `NMSE ${short(sidecar.predicted.nmse)} (${short(sidecar.predicted.low)} to ${short(sidecar.predicted.high)})` : "not predicted";
   const facts = [["Method", sidecar.method], ["Size", about.shape.join(" x ")],
     ["Data residual", residual === null ? "not judged" : Number(residual).toPrecision(3)],
-    ["Predicted error", predicted], ["Verdict", sidecar.verdict || "none in this version"]];
+    ["Predicted error", predicted], ["Verdict", sidecar.verdict || "none"]];
   if (sidecar.metrics) facts.push(["Against the reference", `SSIM ${sidecar.metrics.ssim.toFixed(3)}, PSNR ${sidecar.metrics.psnr.toFixed(1)} dB`]);
   $("facts").replaceChildren(...facts.map(([name, value]) => {
     const pair = document.createElement("div");
@@ -196,7 +198,7 @@ async function view(job) {
     pair.append(dt, dd);
     return pair;
   }));
-  $("warnings").replaceChildren(...(sidecar.warnings || []).map((text) => {
+  $("warnings").replaceChildren(...[...(sidecar.advice || []), ...(sidecar.warnings || [])].map((text) => {
     const item = document.createElement("li");
     item.textContent = text;
     return item;

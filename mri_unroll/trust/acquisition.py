@@ -1,0 +1,102 @@
+"""What can be said of a scan before any picture is made: coils, noise, and lines that were said to be measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mri_unroll.scan import Scan
+from mri_unroll.trust.checks import Check
+
+# Logarithm of the noise in the corners of k-space over what the noise scan told of. Signal that reaches the corners
+# raises it a little; a fault between the two scans (interference, a broken amplifier) raises it a lot.
+NOISE_LIMIT, NOISE_HARD_LIMIT = math.log(2.0), math.log(3.0)
+FLAT = 1.3  # power further in over that in the corner, up to which the spectrum counts as flat
+LEAST_SAMPLES = 24  # of each coil, in a corner
+SILENT = 1e-4  # of the median coil's energy, below which a coil gave nothing
+EMPTY_LIMIT, EMPTY_HARD_LIMIT = 0.0, 0.02  # share of measured lines that are zero in all coils
+
+
+@dataclass
+class AcquisitionChecks:
+    """Gathers over the parts of a file that are read one after the other, and then judges."""
+
+    announced: float = 0.0
+    corner: float = 0.0
+    lines: int = 0
+    empty: int = 0
+    coils: int = 0
+    silent: int = 0
+
+    def see(self, scan: Scan) -> None:
+        """Look at some slices of a scan on a grid; of other scans nothing is said here."""
+        if scan.mask is None:
+            return
+        mask = torch.from_numpy(np.ascontiguousarray(scan.mask))
+        for index in range(scan.n_slices):
+            kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index]))
+            where = mask[index] if mask.ndim > scan.ndim else mask
+            power = kspace.abs().square()
+            by_line = (power.sum(0) * where).flatten(0, -2).sum(0)
+            lines = where.flatten(0, -2).any(0)
+            if not bool((by_line > 0).any()):
+                continue  # an empty slice is told of elsewhere
+            self.lines += int(lines.sum())
+            self.empty += int((lines & (by_line == 0)).sum())
+            energy = (power * where).flatten(1).sum(1)
+            self.coils = max(self.coils, len(energy))
+            self.silent = max(self.silent, int((energy < SILENT * energy.median()).sum()))
+            if scan.noise_cov is not None and scan.ndim == 2:
+                floor = noise_floor(torch.where(where, kspace, 0), where)
+                self.announced += float(np.trace(scan.noise_cov).real) if floor else 0.0
+                self.corner += floor
+
+    def judged(self) -> list[Check]:
+        """The checks that there was something to make them from."""
+        found = []
+        if self.announced > 0:
+            ratio = 0.5 * math.log(self.corner / self.announced)
+            says = f"The noise is {math.exp(ratio):.1f} times what the noise scan had told of."
+            found.append(Check("noise", ratio, NOISE_LIMIT, NOISE_HARD_LIMIT, says))
+        if self.lines:
+            share = self.empty / self.lines
+            says = f"{self.empty} of {self.lines} lines that are said to be measured hold nothing but zeros."
+            found.append(Check("empty_lines", share, EMPTY_LIMIT, EMPTY_HARD_LIMIT, says))
+        if self.coils > 1:
+            says = f"{self.silent} of {self.coils} coils gave no signal."
+            found.append(Check("silent_coils", float(self.silent), 0.0, self.coils / 2, says))
+        return found
+
+
+def noise_floor(kspace: Tensor, mask: Tensor) -> float:
+    """Noise power of a sample, summed over coils, from the corner of k-space that holds least; 0 if unknown.
+
+    It counts only where the spectrum has become flat: what still falls towards the corner is signal.
+
+    Parameters
+    ----------
+    kspace
+        ``(coil, ky, kx)``, zero outside the mask.
+    mask
+        ``(ky, kx)``.
+    """
+    y, x = ((torch.arange(n, device=mask.device) - n // 2) / n for n in mask.shape)
+    least = 0.0
+    for side_y, side_x in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        powers = []
+        for low, high in ((0.42, 0.5), (0.34, 0.42)):
+            rows, columns = (
+                (side * place >= low) & (side * place <= high) for side, place in ((side_y, y), (side_x, x))
+            )
+            power = kspace[:, mask & rows[:, None] & columns].abs().square()
+            power = power[:, (power > 0).any(0)]
+            if power.shape[1] < LEAST_SAMPLES:
+                break
+            powers.append(float(torch.quantile(power[:, : 2**16], 0.25, dim=1).sum()) / math.log(4 / 3))
+        if len(powers) == 2 and powers[1] < FLAT * powers[0] and (not least or powers[0] < least):
+            least = powers[0]
+    return least

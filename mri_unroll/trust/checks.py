@@ -1,0 +1,82 @@
+"""Which faults of an acquisition a scan looks like, and whether its picture and its measurements belong together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mri_unroll.image import Evidence
+from mri_unroll.trust.heads import Heads
+
+FALSE_ALARMS = 0.05  # share of faultless scans on which any check may say "look"
+SURE = 0.01  # and on which any may say "do not use"
+
+# What each fault is called in the sidecar, and what to tell a person.
+SAYS = {
+    "swapped coils": ("coil_order", "Coils seem to have changed places during the scan."),
+    "shifted mask": ("mask", "Some lines seem to lie elsewhere than the mask says."),
+    "missing coil": ("coils", "A coil seems to give no signal, or lost it during the scan."),
+    "wrong normalisation": ("scale", "Some lines seem to be scaled otherwise than the centre of k-space."),
+    "added ghost": ("ghost", "Every other line seems to have another phase, which shows as a ghost."),
+    "motion": ("motion", "Lines disagree with each other as if the patient had moved."),
+    "other body part": ("appearance", "The picture looks like nothing that the calibration has met."),
+    "lesion removed": ("agreement", "The picture lacks, or adds, something that the measurements do not bear out."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question, and how it went."""
+
+    name: str
+    score: float
+    limit: float  # above it: look at the picture
+    hard_limit: float  # above it: do not use it
+    says: str  # what is wrong if it is
+
+    @property
+    def verdict(self) -> str:
+        """``go``, ``check`` or ``no-go``."""
+        return "go" if self.score <= self.limit else "check" if self.score <= self.hard_limit else "no-go"
+
+
+def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
+    """One check for each fault that the calibration knows; over a volume the mean over its parts, by energy."""
+    with torch.inference_mode():
+        scores = fault_scores(heads.standard([part.features for part in evidence]), heads)
+    weights = torch.tensor([part.energy for part in evidence], dtype=torch.float32)
+    mean = (weights / weights.sum()) @ scores
+    soft, hard = (joint_limits(heads.fault_scores, share) for share in (FALSE_ALARMS, SURE))
+    return [
+        Check(SAYS[fault][0], float(mean[i]), float(soft[i]), float(hard[i]), SAYS[fault][1])
+        for i, fault in enumerate(heads.fault_names)
+    ]
+
+
+def fault_scores(features: Tensor, heads: Heads) -> Tensor:
+    """How much each part looks like each fault, ``(n, fault)``: mean logit of the ensemble."""
+    return heads.faults(features).mean(0)
+
+
+def joint_limits(scores: Tensor, false_alarms: float) -> Tensor:
+    """Limits, one a fault, that a share ``false_alarms`` of faultless scans ``(scan, fault)`` exceeds in any of them.
+
+    All checks share the alarms alike: each limit is the same quantile of its own scores.
+    """
+    n = len(scores)
+    ordered = scores.sort(0).values
+    for rank in range(n - 1, -1, -1):
+        alarms = float((scores > ordered[rank]).any(1).float().mean())
+        if alarms > false_alarms:
+            return ordered[min(rank + 1, n - 1)]
+    return ordered[0]
+
+
+@functools.cache
+def known_names() -> tuple[str, ...]:
+    """Names of the checks as the sidecar has them."""
+    return tuple(name for name, _ in SAYS.values())

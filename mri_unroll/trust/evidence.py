@@ -1,0 +1,150 @@
+"""What is measured of one part of a scan, and of its picture, before anything is judged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mri_unroll.image import Evidence
+from mri_unroll.nets.model import Network
+from mri_unroll.nets.refinement import RefinedSolution
+from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.physics.sampling import detect_acs, varies_along
+from mri_unroll.physics.sense import SenseOperator
+from mri_unroll.recon.calibrate import CalibratedSlice
+from mri_unroll.recon.learned import run_network
+from mri_unroll.trust import hold_out
+from mri_unroll.trust.appearance import appearance
+from mri_unroll.trust.continuity import displacement, step
+from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features, log
+from mri_unroll.trust.neighbours import predicted_from_neighbours
+
+CHANNELS = ("magnitude", "disagreement", "aliasing", "residual")  # of the pictures of the evidence
+_FLOOR = 1e-4  # of pictures, in units where bright tissue is near 1
+
+
+def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network: Network) -> tuple[Evidence, Tensor]:
+    """Hold a picture against its measurements, and against a second network that was given fewer of them.
+
+    Parameters
+    ----------
+    problem
+        Calibrated, on a grid, two-dimensional.
+    image
+        Complex picture of any method, ``(1, y, x)``.
+    op
+        With the coil maps that the method used.
+    network
+        The second, small and independent; in evaluation mode.
+
+    Returns
+    -------
+    evidence
+        Features of order one, most of them logarithms; NaN where there is nothing to make one from.
+    pictures
+        ``(channel, y, x)``, see `CHANNELS`, in units where bright tissue is near 1.
+    """
+    assert isinstance(op, SenseOperator)
+    mask = problem.op.mask
+    n = mask.numel()
+    picture = image[0]
+    energy = float(picture.abs().square().sum()) + 1e-12
+    error = op.forward(image) - problem.kspace
+    data = float(problem.kspace.abs().square().sum()) + 1e-12
+    residual = op.adjoint(error)[0]
+    noise = max(problem.noise_level, 1e-6)
+    features = {
+        "noise": log(noise),
+        "fraction": log(problem.sampled_fraction),
+        "coils": log(len(problem.op.sens_maps[0])),
+        "filled": log(energy / n),
+        "expected_noise": log(problem.unmeasured_noise * n / energy + 1e-7),
+        "noise_share": log(noise**2 * n / energy),
+        "residual": log(float(error.abs().square().sum()) / data + 1e-7),
+        "chi_square": log(float(error.abs().square().sum()) / (noise**2 * float(mask.sum()) * error.shape[1])),
+        "planar_mask": float(varies_along(mask.cpu().numpy())),
+    }
+    normal = op.normal(image)[0]
+    aliasing = picture - normal
+    features["invented"] = log(float(aliasing.abs().square().sum()) / energy + 1e-7)
+    steps = [float((picture.roll(1, d) - picture).abs().square().sum()) for d in (0, 1)]
+    features["roughness_readout"], features["roughness_phase"] = (log(step / energy + 1e-7) for step in steps)
+    rows, columns = detect_acs(mask.cpu().numpy())
+    features["centre"] = log((columns.stop - columns.start) / mask.shape[1] + 1e-3)
+    found, difference = _second_opinion(problem, image, network, (rows, columns))
+    features |= found | appearance(picture.abs())
+    features |= _places(picture.abs(), difference, residual.abs(), noise)
+    pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs()])
+    return Evidence(features, energy * problem.scale**2), pictures
+
+
+def _second_opinion(
+    problem: CalibratedSlice, image: Tensor, network: Network, acs: tuple[slice, slice]
+) -> tuple[dict[str, float], Tensor]:
+    """Features of the low-resolution problem with samples left out, and how the pictures differ, ``(y, x)``."""
+    low = hold_out.at_low_resolution(problem)
+    rows = low.kspace.shape[-2]
+    mask = low.op.mask
+    held = torch.from_numpy(hold_out.left_out(mask.cpu().numpy())).to(mask.device)
+    given = mask & ~held
+    asked = hold_out.with_samples(low, given)
+    solution = run_network(asked, network, noise_kept=1.0)
+    used = solution.op if isinstance(solution, RefinedSolution) else asked.op
+    assert isinstance(used, SenseOperator)
+    full = SenseOperator(used.sens_maps, torch.ones_like(mask)[None, None])
+    predicted = full.forward(solution.value)[0]
+    measured, noise = low.kspace[0], low.noise_level
+    centre = torch.zeros_like(mask)
+    first = mask.shape[0] // 2 - (acs[0].stop - acs[0].start) // 2
+    centre[max(first, 0) : max(first, 0) + acs[0].stop - acs[0].start, acs[1]] = True
+    features: dict[str, float] = {}
+    everything = agreement(predicted, measured, mask, noise)
+    inside = centre.any(0)
+    for name, which in (("held", held), ("given", given)):
+        sums = agreement(predicted, measured, which, noise)
+        lines = which.any(0)
+        features |= line_features(sums, lines & inside, f"{name}_inner")
+        features |= line_features(sums, lines & ~inside, f"{name}_outer")
+    features |= alternation(everything, mask.any(0))
+    features |= lags(predicted, measured, centre & mask, noise)
+    features |= _among_neighbours(measured, acs[1], centre, noise)
+    features |= {f"outer_{name}": value for name, value in lags(predicted, measured, mask & ~centre, noise).items()}
+    features |= coil_features(predicted, measured, centre & mask, mask, noise)
+    features |= displacement(measured, used.sens_maps[0], centre & mask, mask & ~centre)
+    features |= step(measured, centre & mask, mask & ~centre, noise)
+    ours = hold_out.low_pass_rows(image, rows)[0]
+    unlike = (ours.abs() - solution.value[0].abs()).abs()
+    features["disagreement"] = log(float(unlike.square().sum() / ours.abs().square().sum().clamp_min(1e-12)) + 1e-7)
+    return features, hold_out.resampled_rows(unlike, image.shape[-2])
+
+
+def _among_neighbours(measured: Tensor, columns: slice, centre: Tensor, noise: float) -> dict[str, float]:
+    """How well lines of the centre agree with the lines beside them; NaN where the centre is too small."""
+    rows = centre.any(1).nonzero().flatten()
+    where = slice(0, 0) if not len(rows) else slice(int(rows[0]), int(rows[-1]) + 1)
+    predicted = predicted_from_neighbours(measured, columns, where)
+    known = torch.zeros_like(centre) if predicted is None else predicted.abs().sum(0) > 0
+    there = torch.zeros_like(measured) if predicted is None else predicted
+    sums, lines = agreement(there, measured, known, noise), known.any(0)
+    found = line_features(sums, lines, "beside")
+    found |= {f"beside_{name}": value for name, value in lags(there, measured, known, noise).items()}
+    return found | {f"beside_{name}": value for name, value in alternation(sums, lines).items()}
+
+
+def _places(magnitude: Tensor, difference: Tensor, residual: Tensor, noise: float) -> dict[str, float]:
+    """How much single places stand out: where the pictures differ, and where the data are not explained."""
+    found = {}
+    surrounding = functional.avg_pool2d(_blocks(magnitude), 7, 1, 3, count_include_pad=False)
+    for name, picture in (("difference", difference), ("residual", residual)):
+        smooth = _blocks(picture)
+        level = float(torch.quantile(smooth.flatten(), 0.95)) + _FLOOR
+        found[f"place_{name}"] = log(float(smooth.max()) / level)
+        found[f"peak_{name}"] = log(float(smooth.max()) / (noise + _FLOOR))
+        found[f"local_{name}"] = log(float((smooth / (surrounding + 0.05)).max()) + 1e-4)
+    return found
+
+
+def _blocks(picture: Tensor) -> Tensor:
+    """Means over overlapping blocks, ``(1, 1, y / 4, x / 4)``."""
+    return functional.avg_pool2d(picture[None, None], 8, 4, 2, count_include_pad=False)

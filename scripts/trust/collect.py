@@ -1,0 +1,231 @@
+"""Gather evidence of simulated scans, without and with faults, for calibration and test of the verdict.
+
+    python scripts/trust/collect.py --method unrolled --people train --count 600 --out runs/trust
+
+Writes OUT/METHOD-PEOPLE-FAULT.npz, a hundred scans at a time; scans are numbered, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import skimage.data
+import torch
+from faults import FAULTS, OTHER_BODY, Measured, measured
+from numpy.random import Generator
+from numpy.typing import NDArray
+from skimage.color import rgb2gray
+
+from mri_unroll.config import load_toml
+from mri_unroll.nets.refinement import RefinedSolution
+from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.recon.slicewise import SlicewiseReconstructor
+from mri_unroll.solvers.solution import Solution
+from mri_unroll.training.dataset import Volume, find_volumes
+from mri_unroll.training.settings import TrainingConfig
+from mri_unroll.training.simulate import Acquisition, random_mask, simulate
+from mri_unroll.trust.acquisition import noise_floor
+from mri_unroll.trust.evidence import gather
+from mri_unroll.trust.witness import second_network
+
+HERE = Path(__file__).resolve().parent
+# Of the people whom no network was trained on, those with whom intervals and limits are set; the others are the test.
+CALIBRATION = (
+    "brain_patient20",
+    "brain_register",
+    "knee20:16",
+    "knee20:17",
+    *(f"cardiac100:{n}" for n in range(84, 92)),
+)
+CHUNK = 50
+COARSE = 150  # pixels: the matrix of most scans is at most about so large, which costs less; of the others up to 288
+
+
+def people(which: str, folder: Path, held_out: str) -> list[Volume]:
+    """Volumes of ``train``, ``calibration`` or ``test``."""
+    training, validation = find_volumes(folder, held_out)
+    if which == "train":
+        return training
+    single = [
+        Volume(v.path, i, i + 1) if "knee20" in v.path.stem or "cardiac" in v.path.stem else v
+        for v in validation
+        for i in (range(v.first, v.last) if "knee20" in v.path.stem or "cardiac" in v.path.stem else (0,))
+    ]
+    calibration = [v for v in single if f"{v.path.stem}:{v.first}".startswith(CALIBRATION) and _exact(v)]
+    return calibration if which == "calibration" else [v for v in single if v not in calibration]
+
+
+def _exact(volume: Volume) -> bool:
+    name = f"{volume.path.stem}:{volume.first}"
+    return name in CALIBRATION or not name.startswith(("knee20", "cardiac100"))
+
+
+def other_pictures(which: str, dicom: Path) -> list[NDArray[np.floating]]:
+    """What no network has met: to train on, photographs of the scikit-image package; to test, other bodies."""
+    if which != "test":
+        names = ("camera", "astronaut", "coins", "brick", "grass", "gravel", "moon", "chelsea", "cell", "horse")
+        pictures = [getattr(skimage.data, name)() for name in names]
+        return [rgb2gray(p) if p.ndim == 3 else p.astype(np.float64) for p in pictures]
+    found = []
+    for path in sorted(dicom.rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            if header.get("BodyPartExamined") not in ("NECK", "PANCREAS", "ABDOMEN") and header.get("Modality") != "CT":
+                continue
+            pixels = pydicom.dcmread(path).pixel_array.astype(np.float64)
+        except (pydicom.errors.InvalidDicomError, AttributeError, RuntimeError, NotImplementedError, ValueError):
+            continue
+        if pixels.ndim == 2:
+            found.append(np.clip(pixels - np.percentile(pixels, 5), 0, None))
+    return found
+
+
+def reconstruct(method: SlicewiseReconstructor, scan: Measured) -> tuple[object, Solution]:
+    """Problem and solution of a scan."""
+    problem = calibrate_slice(torch.from_numpy(scan.kspace.astype(np.complex64)), torch.from_numpy(scan.mask))
+    return problem, method.solve(problem)
+
+
+def row(
+    method: SlicewiseReconstructor, scan: Measured, picture_of: Measured, network: torch.nn.Module
+) -> dict[str, object]:
+    """Evidence and true error of one scan; its picture is made from ``picture_of``."""
+    problem, solution = reconstruct(method, picture_of)
+    value, op = solution.value, solution.op if isinstance(solution, RefinedSolution) else problem.op
+    if picture_of is not scan:
+        other, _ = problem, None
+        problem = calibrate_slice(torch.from_numpy(scan.kspace.astype(np.complex64)), torch.from_numpy(scan.mask))
+        value = value * (other.scale / problem.scale)
+    evidence, pictures = gather(problem, value, op, network)
+    shown = method.magnitude(problem, value, op)[0] * problem.scale
+    truth = torch.linalg.vector_norm(torch.fft.ifftn(torch.from_numpy(scan.full), dim=(-2, -1), norm="ortho"), dim=0)
+    truth = torch.fft.fftshift(truth)
+    error = (shown - truth).abs() / problem.scale
+    return {
+        "features": np.array(list(evidence.features.values()), dtype=np.float32),
+        "names": list(evidence.features),
+        "pictures": pictures.numpy().astype(np.float16),
+        "error": error.numpy().astype(np.float16),
+        "nmse": float((shown - truth).square().sum() / truth.square().sum()),
+        "energy": float(truth.square().sum()),
+    }
+
+
+def main() -> None:
+    """Collect."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="unrolled")
+    parser.add_argument("--people", choices=("train", "calibration", "test"), default="train")
+    parser.add_argument("--faults", nargs="*", default=["none"], help="none, all, or names of faults.py")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument("--pictures", action="store_true", help="keep pictures too, for the error map")
+    parser.add_argument("--coarse", type=float, default=0.85, help="share of scans with a small matrix, see COARSE")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
+    volumes = people(arguments.people, arguments.data / "truth", config.held_out)
+    method = make_reconstructor(arguments.method)
+    assert isinstance(method, SlicewiseReconstructor)
+    network = second_network(torch.device("cpu"))
+    wanted = [*FAULTS, OTHER_BODY] if arguments.faults == ["all"] else arguments.faults
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for fault, chunk in itertools.product(wanted, range(-(-arguments.count // CHUNK))):
+        name = f"{arguments.method}-{arguments.people}-{fault.replace(' ', '_')}-{arguments.seed}-{chunk}.npz"
+        if (arguments.out / name).exists():
+            continue
+        n = min(CHUNK, arguments.count - chunk * CHUNK)
+        rows = [one(arguments, fault, chunk * CHUNK + i, volumes, method, network) for i in range(n)]
+        write(arguments.out / name, rows, arguments.pictures)
+        print(name, flush=True)
+
+
+def one(
+    arguments: argparse.Namespace,
+    fault: str,
+    index: int,
+    volumes: list[Volume],
+    method: SlicewiseReconstructor,
+    network: torch.nn.Module,
+) -> dict[str, object]:
+    """Scan ``index`` with a fault: the same in every run."""
+    seed = [31, arguments.seed, {"train": 0, "calibration": 1, "test": 2}[arguments.people], index]
+    for attempt in itertools.count():
+        rng = np.random.default_rng([*seed, attempt])
+        acquisition, person = acquire(volumes, fault, arguments, rng)
+        scan = measured(acquisition)
+        if fault in ("none", OTHER_BODY):
+            damaged, picture_of = scan, scan
+        else:
+            found = FAULTS[fault](scan, rng)
+            if found is None or (fault != "noise x4" and acquisition.mask.mean() > 0.9):
+                continue
+            damaged, picture_of = found, scan if fault == "lesion removed" else found
+        with torch.inference_mode():
+            result = row(method, damaged, picture_of, network)
+        return result | {
+            "person": person,
+            "noise_cov": float(np.trace(scan.noise_cov).real),
+            "corner": noise_floor(torch.from_numpy(damaged.kspace), torch.from_numpy(damaged.mask)),
+        }
+    raise AssertionError
+
+
+def acquire(
+    volumes: list[Volume], fault: str, arguments: argparse.Namespace, rng: Generator
+) -> tuple[Acquisition, str]:
+    """A random acquisition of a random slice, or of another body part, and whose it is."""
+    if fault == OTHER_BODY:
+        pictures = other_pictures(arguments.people, arguments.data / "dicom")
+        index = int(rng.integers(len(pictures)))
+        image, person = pictures[index], f"other {index}"
+    else:
+        image, person = slice_of(volumes, rng)
+    step = -(-max(image.shape) // (COARSE if rng.random() < arguments.coarse else 360))
+    image = image[: image.shape[0] // step * step, : image.shape[1] // step * step].astype(np.float64)
+    image = image.reshape(image.shape[0] // step, step, -1, step).mean((1, 3))
+    return simulate(image, rng, sampling=lambda shape: random_mask(shape, rng)), person
+
+
+def slice_of(volumes: list[Volume], rng: Generator) -> tuple[NDArray[np.uint16], str]:
+    """A slice with tissue of a random volume, and whose it is."""
+    while True:
+        volume = volumes[int(rng.integers(len(volumes)))]
+        index = int(rng.integers(volume.first, volume.last))
+        image = _images(volume.path)[index]
+        if np.count_nonzero(image > image.max() // 8) > 0.02 * image.size:
+            stem = volume.path.stem  # files of hearts and knees hold one person a slice, or a few
+            return image, f"{stem}:{index}" if stem.startswith(("cardiac", "knee")) else "_".join(stem.split("_")[:2])
+
+
+@functools.cache
+def _images(path: Path) -> NDArray[np.uint16]:
+    with np.load(path) as file:
+        images: NDArray[np.uint16] = file["images"]
+    return images
+
+
+def write(path: Path, rows: list[dict[str, object]], pictures: bool) -> None:
+    """One file, whole or not at all."""
+    arrays = {key: np.array([r[key] for r in rows]) for key in ("features", "nmse", "energy", "noise_cov", "corner")}
+    arrays["names"], arrays["people"] = np.array(rows[0]["names"]), np.array([str(r["person"]) for r in rows])
+    if pictures:
+        for i, r in enumerate(rows):
+            arrays[f"pictures_{i}"], arrays[f"error_{i}"] = r["pictures"], r["error"]
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **arrays)
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main()

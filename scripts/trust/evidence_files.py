@@ -1,0 +1,52 @@
+"""Evidence as `collect.py` writes it, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from faults import FAULTS, OTHER_BODY
+from numpy.typing import NDArray
+
+# Noise that grew between the noise scan and the scan is found by comparing the two, not from the picture.
+NOISE_FAULT = "noise x4"
+FAULT_NAMES = (*(name for name in FAULTS if name != NOISE_FAULT), OTHER_BODY)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collected:
+    """Scans of some people with one fault."""
+
+    names: tuple[str, ...]
+    features: NDArray[np.float32]  # (scan, feature)
+    nmse: NDArray[np.float64]  # (scan,)
+    announced: NDArray[np.float64]  # (scan,), noise power told of
+    corner: NDArray[np.float64]  # (scan,), noise power found; 0 if unknown
+    people: list[str]
+    pictures: list[NDArray[np.float16]]  # (channel, y, x) each; empty if not kept
+    errors: list[NDArray[np.float16]]  # (y, x) each
+
+    def named(self) -> list[dict[str, float]]:
+        """Features by name, as `Heads.standard` takes them."""
+        return [dict(zip(self.names, map(float, row), strict=True)) for row in self.features]
+
+
+def load(folder: Path, method: str, people: str, fault: str, pictures: bool = True) -> Collected:
+    """All files of a method, people and fault."""
+    paths = sorted(folder.glob(f"{method}-{people}-{fault.replace(' ', '_')}-[0-9]*-[0-9]*.npz"))
+    if not paths:
+        raise SystemExit(f"There is no evidence of {method}, {people}, {fault} in {folder}: run collect.py.")
+    files = [np.load(path) for path in paths]
+    kept, errors = [], []
+    for file in files:
+        count = sum(name.startswith("error_") for name in file.files) if pictures else 0
+        kept += [file[f"pictures_{i}"] for i in range(count)]
+        errors += [file[f"error_{i}"] for i in range(count)]
+    return Collected(
+        tuple(map(str, files[0]["names"])),
+        *(np.concatenate([file[key] for file in files]) for key in ("features", "nmse", "noise_cov", "corner")),
+        [str(name) for file in files for name in file["people"]],
+        kept,
+        errors,
+    )

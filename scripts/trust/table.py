@@ -1,0 +1,146 @@
+"""Hold the verdict against the truth, on people that neither networks, heads, intervals nor limits have seen.
+
+    python scripts/trust/table.py --method unrolled --evidence runs/trust --out docs/trust
+
+Writes OUT/METHOD.md: predicted against true error, coverage, where errors lie, and how many faults are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from evidence_files import FAULT_NAMES, NOISE_FAULT, Collected, load
+from faults import FAULTS, OTHER_BODY
+from fit import FLOOR
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from mri_unroll.recon.reconstructor import weights_folder
+from mri_unroll.trust import heads as calibrations
+from mri_unroll.trust.acquisition import NOISE_LIMIT
+from mri_unroll.trust.checks import FALSE_ALARMS, fault_scores, joint_limits
+from mri_unroll.trust.heads import Heads
+from mri_unroll.trust.prediction import log_errors, numbers, quantile
+from mri_unroll.trust.witness import SUFFIX
+
+matplotlib.use("Agg")
+ACCELERATIONS = ((1.0, 1.5), (1.5, 3.0), (3.0, 5.0), (5.0, 7.0), (7.0, math.inf))
+TOP = 0.05  # share of pixels with the largest true error, which the map is to find
+
+
+def auroc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive has the higher score (Mann and Whitney)."""
+    ranks, count = rankdata(score), int(positive.sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
+
+
+def errors(test: Collected, heads: Heads) -> Iterator[str]:
+    """Lines of the table of predicted and true error."""
+    with torch.inference_mode():
+        means, spreads = log_errors(heads.standard(test.named()), heads)
+    predicted, truth = means.numpy(), np.log(test.nmse + FLOOR)
+    inside = np.abs(truth - predicted) <= quantile(heads.error_scores, 0.9) * spreads.numpy()
+    factor = np.exp(quantile(heads.error_scores, 0.9) * spreads.numpy())
+    acceleration = np.exp(-test.features[:, test.names.index("fraction")])
+    yield "| acceleration | scans | correlation of log NMSE | median error of prediction | inside the 90 % interval | half width (median) |"
+    yield "|---|---|---|---|---|---|"
+    for low, high in ((1.0, math.inf), *ACCELERATIONS):
+        chosen = (acceleration >= low) & (acceleration < high)
+        if chosen.sum() < 8:
+            continue
+        name = "all" if (low, high) == (1.0, math.inf) else f"{low:g} to {high:g}"
+        miss = 10 / np.log(10) * np.median(np.abs(truth - predicted)[chosen])
+        yield (
+            f"| {name} | {chosen.sum()} | {np.corrcoef(predicted[chosen], truth[chosen])[0, 1]:.3f} | {miss:.2f} dB "
+            f"| {100 * inside[chosen].mean():.0f} % | x {np.median(factor[chosen]):.2f} |"
+        )
+
+
+def places(test: Collected, heads: Heads) -> Iterator[str]:
+    """Lines on the error map."""
+    areas, covered, plain = [], [], []
+    features = heads.standard(test.named())
+    scale = quantile(heads.place_scores, 0.9)
+    with torch.inference_mode():
+        for index, (pictures, error) in enumerate(zip(test.pictures, test.errors, strict=True)):
+            row, true = features[index : index + 1], error.astype(np.float64)
+            if not true.max() > 1e-3:  # fully sampled: there is no error to find
+                continue
+            found = (
+                heads.places(torch.from_numpy(pictures.astype(np.float32))[None], numbers(row, heads))[0].exp().numpy()
+            )
+            top = true > np.quantile(true, 1 - TOP)
+            areas.append(auroc(found.ravel(), top.ravel()))
+            plain.append(auroc(pictures[0].astype(np.float64).ravel(), top.ravel()))
+            covered.append(float((true <= scale * found).mean()))
+    yield (
+        f"Error map, {len(areas)} scans: AUROC for the {100 * TOP:.0f} % of pixels with the largest error, mean "
+        f"{np.mean(areas):.3f}, median {np.median(areas):.3f}, lowest tenth {np.quantile(areas, 0.1):.3f} (of the "
+        f"magnitude itself: {np.mean(plain):.3f}); pixels below the map at coverage 90 %: {100 * np.mean(covered):.1f} %."
+    )
+
+
+def sabotage(folder: Path, method: str, heads: Heads, clean: Collected) -> Iterator[str]:
+    """Lines of the table of faults."""
+    with torch.inference_mode():
+        scores = fault_scores(heads.standard(clean.named()), heads)
+    shipped = joint_limits(heads.fault_scores, FALSE_ALARMS)
+    own = joint_limits(scores, FALSE_ALARMS)
+    alarms = float((scores > shipped).any(1).float().mean())
+    noisy = noise_found(clean)
+    yield f"False alarms on {len(clean.nmse)} faultless scans of the test people: {100 * alarms:.1f} % with the limits as shipped"
+    yield f"(5 % by definition in the table's second column); of the noise check {100 * noisy.mean():.1f} %."
+    yield ""
+    yield "| fault | scans (people) | found, limits as shipped | found at 5 % false alarms here | by its own check | NMSE, median |"
+    yield "|---|---|---|---|---|---|"
+    for fault in (*FAULTS, OTHER_BODY):
+        found = load(folder, method, "test", fault, pictures=False)
+        with torch.inference_mode():
+            these = fault_scores(heads.standard(found.named()), heads)
+        extra = noise_found(found) if fault == NOISE_FAULT else np.zeros(len(found.nmse), bool)
+        any_shipped = (these > shipped).any(1).numpy() | extra
+        any_own = (these > own).any(1).numpy() | extra
+        by_own = extra if fault == NOISE_FAULT else (these > shipped)[:, FAULT_NAMES.index(fault)].numpy()
+        yield (
+            f"| {fault} | {len(found.nmse)} ({len(set(found.people))}) | {100 * any_shipped.mean():.0f} % "
+            f"| {100 * any_own.mean():.0f} % | {100 * by_own.mean():.0f} % | {np.median(found.nmse):.3g} |"
+        )
+
+
+def noise_found(scans: Collected) -> NDArray[np.bool_]:
+    """Whether the check of the noise says something."""
+    ratio = 0.5 * np.log(np.maximum(scans.corner, 1e-30) / scans.announced)
+    return (scans.corner > 0) & (ratio > NOISE_LIMIT)
+
+
+def main() -> None:
+    """Write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="unrolled")
+    parser.add_argument("--evidence", type=Path, required=True)
+    parser.add_argument("--heads", type=Path, help="default: as shipped")
+    parser.add_argument("--out", type=Path, help="default: standard output alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    heads = calibrations.load(arguments.heads or weights_folder() / "trust" / f"{arguments.method}{SUFFIX}")
+    clean = load(arguments.evidence, arguments.method, "test", "none")
+    lines = [f"# The verdict on pictures of `{arguments.method}`", "", *errors(clean, heads), ""]
+    if clean.pictures:
+        lines += [*places(clean, heads), ""]
+    if list(arguments.evidence.glob(f"{arguments.method}-test-motion-*")):
+        lines += sabotage(arguments.evidence, arguments.method, heads, clean)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / f"{arguments.method}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

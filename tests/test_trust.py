@@ -1,0 +1,257 @@
+"""The verdict: predicted errors with their intervals, limits with their false alarms, and what is made of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from support.files import write_fastmri
+
+from mri_unroll.config import ReconstructionConfig
+from mri_unroll.errors import ConfigError, ModelError
+from mri_unroll.image import Evidence
+from mri_unroll.physics.phantom import phantom_kspace
+from mri_unroll.pipeline import reconstruct_file
+from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.scan import Geometry, Scan, Source
+from mri_unroll.trust import heads as calibrations
+from mri_unroll.trust.acquisition import AcquisitionChecks, noise_floor
+from mri_unroll.trust.checks import FALSE_ALARMS, SAYS, SURE, Check, fault_checks, joint_limits
+from mri_unroll.trust.heads import Ensemble, ErrorMap, Heads
+from mri_unroll.trust.prediction import Prediction, check_coverage, error_map, predict, quantile
+from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, judge
+from mri_unroll.trust.witness import SUFFIX, Witness, calibrated_methods
+
+SHAPE = (96, 80)
+
+
+def scan_of(n_coils: int = 4, n_slices: int = 1, noise: float = 0.002, **changes: object) -> Scan:
+    scan = Scan(
+        kspace=phantom_kspace(SHAPE, n_coils, n_slices=n_slices, noise=noise),
+        mask=np.ones(SHAPE, dtype=bool),
+        geometry=Geometry(recon_shape=SHAPE),
+        source=Source(format="test", digest="", n_slices=n_slices, slices=(0, n_slices)),
+    )
+    return dataclasses.replace(scan, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def heads() -> Heads:
+    """Heads of two features, of which the first is the logarithm of the error."""
+    torch.manual_seed(0)
+    error = Ensemble(2, 2, n_members=3, width=4)
+    with torch.no_grad():
+        for parameter in error.parameters():
+            parameter.zero_()
+        error.biases[2][..., 0] = math.log(0.01)
+        error.biases[2][..., 1] = math.log(0.5)
+    return Heads(
+        names=("noise", "size"),
+        mean=torch.tensor([1.0, 0.0]),
+        spread=torch.tensor([2.0, 1.0]),
+        error=error,
+        places=ErrorMap(),
+        faults=Ensemble(2, len(SAYS), n_members=3, width=4),
+        fault_names=tuple(SAYS),
+        fault_scores=torch.randn(400, len(SAYS)),
+        error_scores=torch.linspace(0, 2, 201),
+        place_scores=torch.linspace(0, 3, 301),
+        about={"method": "test", "weights_digest": None},
+    )
+
+
+def evidence(energy: float = 1.0, **features: float) -> Evidence:
+    return Evidence({"noise": 1.0, "size": 0.0} | features, energy)
+
+
+def test_the_interval_is_that_of_the_calibration(heads: Heads) -> None:
+    found = predict([evidence(2.0), evidence(1.0)], heads, 0.9)
+    factor = math.exp(quantile(heads.error_scores, 0.9) * 0.5)
+    assert found.nmse == pytest.approx(0.01, rel=1e-5)
+    assert found.high / found.nmse == pytest.approx(factor, rel=1e-5)
+    assert found.nmse / found.low == pytest.approx(factor, rel=1e-5)
+    wider = predict([evidence()], heads, 0.95)
+    assert wider.low < found.low < found.high < wider.high
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
+def test_new_scores_stay_below_the_quantile_as_often_as_is_said(coverage: float) -> None:
+    random = np.random.default_rng(3)
+    inside = []
+    for _ in range(400):
+        scores = torch.from_numpy(random.standard_normal(60)).abs().sort().values
+        inside.append(np.abs(random.standard_normal(50)) <= quantile(scores, coverage))
+    assert coverage - 0.015 < np.mean(inside) < coverage + 0.04  # at least, and with 60 scores hardly more
+
+
+def test_a_coverage_that_no_calibration_can_give_is_refused() -> None:
+    with pytest.raises(ConfigError, match="coverage"):
+        check_coverage(0.999)
+    with pytest.raises(ConfigError, match="coverage"):
+        ReconstructionConfig(coverage=0.2)
+
+
+def test_limits_are_exceeded_as_often_as_is_said_by_all_checks_together() -> None:
+    torch.manual_seed(1)
+    mixing = torch.randn(8, 8)
+    scores = torch.randn(2000, 8) @ mixing
+    for share in (FALSE_ALARMS, SURE):
+        alarms = float((scores > joint_limits(scores, share)).any(1).float().mean())
+        assert share - 0.003 <= alarms <= share + 0.001
+    soft, hard = joint_limits(scores, FALSE_ALARMS), joint_limits(scores, SURE)
+    assert bool((hard > soft).all())
+
+
+def test_every_fault_has_a_check_with_limits_in_order(heads: Heads) -> None:
+    found = fault_checks([evidence(), evidence(3.0)], heads)
+    assert len({check.name for check in found}) == len(SAYS)
+    assert all(check.limit < check.hard_limit and check.says.endswith(".") for check in found)
+
+
+@pytest.mark.parametrize(
+    ("nmse", "scores", "answer"),
+    [
+        (0.001, [0.0], "go"),
+        (CHECK_NMSE * 1.1, [0.0], "check"),
+        (NO_GO_NMSE * 1.1, [0.0], "no-go"),
+        (0.001, [0.0, 1.5], "check"),
+        (0.001, [2.5, 1.5], "no-go"),
+        (None, [0.0], "check"),
+        (None, [2.5], "no-go"),
+    ],
+)
+def test_the_worst_counts(nmse: float | None, scores: list[float], answer: str) -> None:
+    predicted = None if nmse is None else Prediction(nmse, nmse / 2, nmse * 2, 0.9)
+    checks = [Check(f"check {i}", score, 1.0, 2.0, f"Fault {i}.") for i, score in enumerate(scores)]
+    verdict = judge(predicted, checks, ["Nothing is known."] if nmse is None else [])
+    assert verdict.answer == answer
+    assert verdict.advice
+    for check, score in zip(checks, scores, strict=True):
+        assert any(check.says in sentence for sentence in verdict.advice) == (score > 1)
+    told = json.loads(json.dumps(verdict.summary()))
+    assert told["verdict"] == answer
+    assert told["checks"].keys() == {check.name for check in checks}
+    assert (told["predicted"] is None) == (nmse is None)
+
+
+def test_a_picture_that_is_no_number_is_no_go() -> None:
+    verdict = judge(Prediction(0.001, 0.0005, 0.002, 0.9), [], finite=False)
+    assert verdict.answer == "no-go"
+    assert "not finite" in verdict.text
+
+
+def test_a_calibration_comes_back_as_it_was_written(heads: Heads, tmp_path: Path) -> None:
+    calibrations.save(heads, tmp_path / f"test{SUFFIX}")
+    again = calibrations.load(tmp_path / f"test{SUFFIX}")
+    assert predict([evidence(noise=3.0)], again) == predict([evidence(noise=3.0)], heads)
+    pictures, features = torch.rand(4, 20, 18), heads.standard([evidence().features])
+    torch.testing.assert_close(error_map(pictures, features, again), error_map(pictures, features, heads))
+    assert again.about == heads.about
+    with pytest.raises(ModelError, match="other features"):
+        again.standard([{"size": 1.0, "noise": 1.0}])
+    from safetensors.torch import save_file
+
+    save_file({"mean": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="no calibration"):
+        calibrations.load(tmp_path / "other.safetensors")
+
+
+def test_what_is_unknown_says_nothing(heads: Heads) -> None:
+    assert heads.standard([evidence(noise=math.nan).features]).tolist() == [[0.0, 0.0]]
+
+
+def checks_of(scan: Scan) -> dict[str, Check]:
+    seen = AcquisitionChecks()
+    seen.see(scan)
+    return {check.name: check for check in seen.judged()}
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "go"), (4.0, "no-go")])
+def test_noise_is_held_against_the_noise_scan(factor: float, verdict: str) -> None:
+    # complex noise of `noise` a component, in every coil
+    told = 2 * np.float32(0.02) ** 2 * np.eye(4, dtype=np.complex64)
+    check = checks_of(scan_of(noise=0.02 * factor, noise_cov=told))["noise"]
+    assert check.verdict == verdict
+    assert math.exp(check.score) == pytest.approx(factor, rel=0.35)
+
+
+def test_signal_in_the_corners_is_not_taken_for_noise() -> None:
+    falling = torch.ones(2, 96, 80, dtype=torch.complex64)
+    y, x = torch.meshgrid(torch.arange(96) - 48, torch.arange(80) - 40, indexing="ij")
+    falling = falling / (1 + (y / 8) ** 2 + (x / 8) ** 2) ** 2
+    assert noise_floor(falling, torch.ones(96, 80, dtype=torch.bool)) == 0
+    assert noise_floor(torch.randn(2, 96, 80, dtype=torch.complex64), torch.ones(96, 80, dtype=torch.bool)) == (
+        pytest.approx(2.0, rel=0.25)
+    )
+
+
+def test_empty_lines_and_silent_coils_are_counted() -> None:
+    sound = checks_of(scan_of(n_slices=2))
+    assert {name: check.verdict for name, check in sound.items()} == {"empty_lines": "go", "silent_coils": "go"}
+    kspace = scan_of().kspace.copy()
+    kspace[..., 10:14] = 0
+    kspace[:, 2] = 0
+    found = checks_of(scan_of(kspace=kspace))
+    assert found["empty_lines"].verdict == "no-go"
+    assert "4 of 80 lines" in found["empty_lines"].says
+    assert found["silent_coils"].verdict == "check"
+    assert "1 of 4 coils" in found["silent_coils"].says
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"method": "zero-filled"}, "No error is predicted for the method 'zero-filled'"),
+        ({"method": "unrolled", "denoise": 0.5}, "calibrated with its own settings only"),
+        ({"method": "sigpy-l1wavelet"}, "calibrated are"),
+    ],
+)
+def test_where_no_error_is_predicted_the_verdict_says_why(settings: dict[str, object], says: str) -> None:
+    config = ReconstructionConfig(**settings)  # type: ignore[arg-type]
+    witness = Witness(make_reconstructor(config.method, config), config)
+    scan = scan_of()
+    witness.watch(scan)
+    image = make_reconstructor("zero-filled").reconstruct(scan)
+    verdict = witness.verdict(image)
+    assert verdict.answer == "check"
+    assert verdict.predicted is None
+    assert any(says in sentence for sentence in verdict.advice)
+
+
+@pytest.mark.parametrize("method", sorted(calibrated_methods()))
+def test_a_calibrated_method_is_judged_end_to_end(method: str, tmp_path: Path) -> None:
+    file = write_fastmri(tmp_path / "head.h5", phantom_kspace(SHAPE, 4, n_slices=2, noise=0.004))
+    config = ReconstructionConfig(method=method, accelerate=3)
+    outcome = reconstruct_file(file, tmp_path / "out", config)
+    predicted, true = outcome.summary["predicted"], outcome.summary["metrics"]["nmse"]
+    assert predicted["low"] < predicted["nmse"] < predicted["high"]
+    assert predicted["coverage"] == 0.9
+    assert true / 10 < predicted["nmse"] < 10 * true  # a phantom is like nobody: only the order of magnitude
+    names = {name for name, _ in SAYS.values()}
+    assert outcome.summary["checks"].keys() >= names
+    with h5py.File(outcome.volume) as stored:
+        assert stored["predicted_error"].shape == stored["reconstruction"].shape
+        found = stored["predicted_error"][:]
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
+    unwatched = reconstruct_file(file, tmp_path / "plain", dataclasses.replace(config, verdict=False))
+    with h5py.File(outcome.volume) as one, h5py.File(unwatched.volume) as other:
+        np.testing.assert_array_equal(one["reconstruction"][:], other["reconstruction"][:])
+        assert "predicted_error" not in other
+    assert unwatched.summary["verdict"] is None
+
+
+def test_the_default_network_has_a_calibration_that_belongs_to_it() -> None:
+    assert {"unrolled", "unrolled-small"} <= calibrated_methods().keys()
+    for method, path in calibrated_methods().items():
+        found = calibrations.load(path)
+        assert found.about["weights_digest"] == make_reconstructor(method).weights_digest  # type: ignore[attr-defined]
+        assert len(found.error_scores) >= 100
+        assert bool((found.error_scores.diff() >= 0).all())
+        assert bool((found.place_scores.diff() >= 0).all())

@@ -240,6 +240,7 @@ def test_pieces_and_hashes(client: Client, scan: Path) -> None:
     path = f"/v1/uploads/{upload}"
     client("PUT", path, params={"offset": 1000, "more": "true"}, data=content[1000:2000])
     assert client("PUT", path, params={"offset": 2000}, data=content[2000:]).json()["complete"]
+    client("PUT", "/v1/uploads", 201, params={"sha256": digest.upper()}, data=content)
     client("PUT", "/v1/uploads", 422, params={"sha256": digest}, data=content[:-1])
     assert [one["sha256"] for one in client("GET", "/v1/uploads").json()].count(digest) >= 1
 
@@ -299,6 +300,18 @@ def test_the_service_goes_by_its_names_alone(client: Client) -> None:
     found = [client("GET", "/health/live", None, headers={"Host": host}) for host in hosts]
     assert [answer.status_code for answer in found] == [400, 400, 400, 200, 200, 200]
     assert "name" in found[0].json()["error"]["message"]
+
+
+def test_nobody_is_led_elsewhere(client: Client) -> None:
+    """A redirection would leave the proxy that speaks TLS."""
+    assert client("GET", "/v1/jobs/", 404, allow_redirects=False).json()["error"]["message"] == "Not Found"
+
+
+def test_other_users_of_the_machine_read_nothing(service: Running, client: Client, scan: Path) -> None:
+    done(client, client.submit(client.upload(scan), method="zero-filled"))
+    found = [service.data, *service.data.rglob("*")]
+    assert {"jobs.sqlite", "uploads", "results", "reconstruction.h5"} <= {path.name for path in found}
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
 
 
 def test_answers_carry_what_browsers_need_to_know(client: Client) -> None:

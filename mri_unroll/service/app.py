@@ -37,7 +37,12 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
     uploads = Uploads(engine, settings)
     methods, metrics = Methods(settings), Metrics(jobs, settings)
     app = FastAPI(
-        title="mri_unroll", version=__version__, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json"
+        title="mri_unroll",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        redirect_slashes=False,  # behind a proxy it would lead to an address without TLS
     )
     _explain_errors(app)
     _add_public(app, jobs)

@@ -18,6 +18,7 @@ from mri_unroll.service.worker import as_order
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.2
+_UMASK = 0o077  # scans, pictures and the database are for nobody else on this machine
 _GRACE = 25.0  # seconds to stop before it is forced
 
 
@@ -48,7 +49,7 @@ class Supervisor:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        settings.folder.mkdir(0o700, parents=True, exist_ok=True)
         self._sockets = {"api": _listening(settings.host, settings.port)} if settings.http else {}
         if settings.mrd_port is not None:
             self._sockets["mrd_server"] = _listening(settings.host, settings.mrd_port)
@@ -89,7 +90,12 @@ class Supervisor:
     def _start(self, part: _Part) -> None:
         handles = [found.fileno() for found in self._sockets.values()]
         part.process = subprocess.Popen(
-            part.command, stdin=subprocess.PIPE, text=True, pass_fds=handles, start_new_session=True
+            part.command,
+            stdin=subprocess.PIPE,
+            text=True,
+            pass_fds=handles,
+            start_new_session=True,
+            umask=_UMASK,
         )
         assert part.process.stdin is not None
         try:

@@ -30,7 +30,7 @@ def add_uploads(app: FastAPI, uploads: Uploads, jobs: Jobs, settings: ServiceSet
         request: Request,
         caller: Asking,
         name: Annotated[str, Query(min_length=1, max_length=255)] = "scan",
-        sha256: Annotated[str, Query(pattern="^([0-9a-f]{64})?$")] = "",
+        sha256: Annotated[str, Query(pattern="^([0-9a-fA-F]{64})?$")] = "",
         more: bool = False,
     ) -> dict[str, Any]:
         """Send a file as the raw body, or with `more` its first piece. With `sha256` it is checked in the end.
@@ -38,7 +38,7 @@ def add_uploads(app: FastAPI, uploads: Uploads, jobs: Jobs, settings: ServiceSet
         What was cut off, or has more to come, goes on by `PUT /v1/uploads/{id}`.
         """
         need(caller, SUBMIT)
-        return _told_upload(await receiving.begin(request, caller, name, sha256, more))
+        return _told_upload(await receiving.begin(request, caller, name, sha256.lower(), more))
 
     @app.put("/v1/uploads/{identity}")
     async def go_on(

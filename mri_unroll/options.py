@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 # As reconstructor.SUMMARIES, which needs torch.
-METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "bart-pics", "sigpy-l1wavelet", "unrolled")
+METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "vdamp", "bart-pics", "sigpy-l1wavelet", "unrolled")
 LAYOUT_HELP = 'Axes of a NumPy file, as "slice,coil,ky,kx"; of ISMRMRD which scan, as "repetition=1".'
 
 Layout = Annotated[str | None, typer.Option(help=LAYOUT_HELP, show_default=False)]

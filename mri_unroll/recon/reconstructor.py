@@ -21,6 +21,7 @@ from mri_unroll.nets.imported import is_imported
 from mri_unroll.nets.weights import named_as_part
 from mri_unroll.recon import classical, learned, peers
 from mri_unroll.recon.imported import make_imported
+from mri_unroll.recon.message_passing import message_passing
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
@@ -53,6 +54,10 @@ CLASSICAL: dict[str, ClassicalMethod] = {
     "l1-wavelet": ClassicalMethod(classical.l1_wavelet, 0.005, 60),
     "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
 }
+NOTHING_TO_SET: dict[str, Callable[[torch.device], Reconstructor]] = {
+    "zero-filled": classical.ZeroFilled,
+    "vdamp": message_passing,
+}
 PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU
     "bart-pics": ClassicalMethod(peers.bart_pics, 0.005, 60),
     "sigpy-l1wavelet": ClassicalMethod(peers.sigpy_l1_wavelet, 0.005, 60),
@@ -62,6 +67,7 @@ SUMMARIES: dict[str, str] = {
     "cg-sense": "regularised least squares with coil maps",
     "l1-wavelet": "compressed sensing: FISTA with wavelet sparsity",
     "tv": "compressed sensing: total variation",
+    "vdamp": "message passing with wavelets for masks random in 2-D: tunes itself, predicts its error",
     "bart-pics": "BART's compressed sensing with its wavelets, on our coil maps; needs the program bart",
     "sigpy-l1wavelet": "SigPy's compressed sensing with wavelets, on our coil maps",
     "unrolled": "trained unrolled proximal-gradient network (default)",
@@ -81,7 +87,7 @@ def shipped_models() -> dict[str, Path]:
 
 def described_methods() -> list[dict[str, Any]]:
     """Name, kind, whether it is the default and whether it can run here, and one line about each method."""
-    kinds = dict.fromkeys(PEERS, "peer") | dict.fromkeys((*CLASSICAL, "zero-filled"), "classical")
+    kinds = dict.fromkeys(PEERS, "peer") | dict.fromkeys((*CLASSICAL, *NOTHING_TO_SET), "classical")
     program = peers.bart_program()
     found = f"found here: {peers.bart_version(program) or 'it does not run'}" if program else "not installed here"
     return [
@@ -118,7 +124,7 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
     """
     config = config or ReconstructionConfig()
     device = choose_device(config.device)
-    if name_or_checkpoint in (*CLASSICAL, *PEERS, "zero-filled") and (config.denoise or config.effort != "normal"):
+    if name_or_checkpoint in (*CLASSICAL, *PEERS, *NOTHING_TO_SET) and (config.denoise or config.effort != "normal"):
         raise ConfigError(
             f"The method {name_or_checkpoint!r} has no setting of how much noise to remove or effort to spend.",
             "Leave these out, or choose a trained network (`mri-unroll methods`).",
@@ -130,8 +136,8 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
             f"The method {name_or_checkpoint!r} has no regularisation weight and no number of iterations to set.",
             f"Leave them out, or choose one of {', '.join((*CLASSICAL, *PEERS))}.",
         )
-    if name_or_checkpoint == "zero-filled":
-        return classical.ZeroFilled(device)
+    if name_or_checkpoint in NOTHING_TO_SET:
+        return NOTHING_TO_SET[name_or_checkpoint](device)
     if name_or_checkpoint in CLASSICAL:
         return _classical(name_or_checkpoint, CLASSICAL[name_or_checkpoint], config, device)
     if name_or_checkpoint in PEERS:

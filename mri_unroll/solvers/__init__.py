@@ -9,6 +9,7 @@ from mri_unroll.solvers.proximal import fista, ista, lipschitz_constant
 from mri_unroll.solvers.solution import Solution
 from mri_unroll.solvers.state_evolution import state_evolution
 from mri_unroll.solvers.vamp import vamp
+from mri_unroll.solvers.vdamp import vdamp
 
 __all__ = [
     "FixedPoint",
@@ -24,4 +25,5 @@ __all__ = [
     "lipschitz_constant",
     "state_evolution",
     "vamp",
+    "vdamp",
 ]

@@ -125,7 +125,7 @@ def mrd_client(
     from mri_unroll.io.content import plain_file
     from mri_unroll.io.mrd_session import stored_session
     from mri_unroll.io.mrd_stream import ImageMessage
-    from mri_unroll.service.mrd_server import send
+    from mri_unroll.service.mrd_link import send
 
     header, readouts = stored_session(plain_file(file))
     found = []

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from mri_unroll.io.mrd_stream import Acquisition, ImageMessage, acquisition_mess
 from mri_unroll.io.registry import read_scan
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.service.mrd_config import Asked
-from mri_unroll.service.mrd_server import send
+from mri_unroll.service.mrd_link import send
 from mri_unroll.service.wish import Wish
 
 MATRIX, FOV = (24, 17), (240.0, 170.0)  # (readout, phase)
@@ -456,6 +457,36 @@ def test_a_busy_socket_says_so(tmp_path: Path) -> None:
             time.sleep(0.3)
             (said,) = spoken((host, int(port)), b"")
             assert "1 sessions are under way" in said
+
+
+def test_a_stop_is_told_to_who_waits(tmp_path: Path) -> None:
+    """Who is sending, and who waits for pictures; no job is left that nobody waits for."""
+    content = whole(write_scan(tmp_path / "scan.h5"))
+    with running(tmp_path / "service", mrd_port=0, workers=0) as service:
+        host, _, port = service.mrd_address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=30) as sending,
+            socket.create_connection((host, int(port)), timeout=30) as waiting,
+        ):
+            sending.sendall(content[: len(content) // 2])
+            waiting.sendall(content)
+            root = service.client("root-" + "d" * 32)
+            late = time.monotonic() + 30
+            while not root("GET", "/v1/jobs").json() and time.monotonic() < late:
+                time.sleep(0.1)
+            began = time.monotonic()
+            service.stop()
+            assert time.monotonic() - began < 8
+            for link in (sending, waiting):
+                came = bytearray()
+                while part := link.recv(2**16):
+                    came += part
+                assert b"ERROR The service is being stopped" in came
+                assert came.endswith(mrd_stream.close_message())
+        with sqlite3.connect(service.data / "jobs.sqlite") as base:
+            assert base.execute("SELECT state FROM jobs").fetchall() == [("cancelled",)]
+        base.close()
+        assert list((service.data / "uploads").iterdir()) == []
 
 
 def test_beside_a_scanner_there_is_no_http(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
+import signal
 import socket
 import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from mri_unroll.config import from_mapping
 from mri_unroll.errors import InputError, MriUnrollError, UnsupportedScan
@@ -29,6 +28,7 @@ from mri_unroll.service.jobs import Job, Jobs
 from mri_unroll.service.log import configure
 from mri_unroll.service.methods import Methods
 from mri_unroll.service.mrd_config import Asked
+from mri_unroll.service.mrd_link import Gone, has_left, linger, read, say, turn_away
 from mri_unroll.service.rates import Rates
 from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import GB, ServiceSettings
@@ -42,10 +42,7 @@ _LOOK = 0.2  # seconds between looks at the job
 _WAIT = 2.0  # seconds for one of the sessions to end, before somebody is turned away
 _MOST_THREADS = 300
 _TELL = 5.0  # seconds between words about it
-
-
-class Gone(Exception):
-    """The other side has left."""
+_GRACE = 8.0  # seconds for sessions under way when told to stop
 
 
 class Server:
@@ -67,6 +64,18 @@ class Server:
         self._methods = Methods(settings)
         self._free = threading.BoundedSemaphore(settings.mrd_sessions)
         self._rates = Rates()
+        self._links: set[socket.socket] = set()  # of sessions under way
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Tell those who are sending or waiting that nothing will come; who is being given pictures gets them all."""
+        self._is_stopping = True
+        late = time.monotonic() + _GRACE
+        while self._links and time.monotonic() < late:
+            for link in tuple(self._links):
+                with suppress(OSError):
+                    link.shutdown(socket.SHUT_RD)  # who waits for it wakes up
+            time.sleep(_LOOK / 2)
 
     def run(self) -> None:
         """Accept; every session has a thread."""
@@ -75,7 +84,7 @@ class Server:
             link.settimeout(self._settings.mrd_idle_seconds)
             if not self._rates.allow(address[0], self._settings.mrd_connections_per_minute):
                 _log.warning("too many connections", extra={"host": address[0]})
-                _turn_away(link)
+                turn_away(link)
             elif threading.active_count() > _MOST_THREADS:
                 link.close()
             else:
@@ -86,30 +95,34 @@ class Server:
             self._attend(link)
             return
         with link, suppress(OSError):
-            _say(link, "ERROR", f"{self._settings.mrd_sessions} sessions are under way. Try again later.")
+            say(link, "ERROR", f"{self._settings.mrd_sessions} sessions are under way. Try again later.")
             link.sendall(mrd_stream.close_message())
-            _linger(link)
+            linger(link)
 
     def _attend(self, link: socket.socket) -> None:
         began = time.monotonic()
+        self._links.add(link)
         try:
             with link:
                 try:
                     self._session(link)
                 except (MriUnrollError, Refused) as error:
-                    _say(link, "ERROR", f"{error.message} {error.hint}".strip())
+                    say(link, "ERROR", f"{error.message} {error.hint}".strip())
                 except Gone:
-                    raise
+                    if not self._is_stopping:
+                        raise
+                    say(link, "ERROR", "The service is being stopped. Send the scan again.")
                 except Exception as error:
                     _log.exception("session failed")
-                    _say(link, "ERROR", f"The service failed ({type(error).__name__}).")
+                    say(link, "ERROR", f"The service failed ({type(error).__name__}).")
                     raise
                 finally:
                     link.sendall(mrd_stream.close_message())
-                    _linger(link)
+                    linger(link)
         except (OSError, Gone):
             _log.info("session broken off")
         finally:
+            self._links.discard(link)
             self._free.release()
             _log.info("session ends", extra={"seconds": round(time.monotonic() - began, 3)})
 
@@ -133,14 +146,10 @@ class Server:
 
     def _record(self, link: socket.socket, path: Path) -> Wish:
         """Write a session into a file, to its CLOSE; gives what was asked for."""
-
-        def read(count: int) -> bytes:
-            return _read(link, count)
-
         most = self._settings.max_upload_gb * GB
         asked, file, n_waveforms = Asked(), None, 0
         with ExitStack() as closing:
-            for number, content in mrd_stream.messages(read, most):
+            for number, content in mrd_stream.messages(lambda count: read(link, count), most):
                 if number in (mrd_stream.CONFIG_FILE, mrd_stream.CONFIG_TEXT):
                     asked.add(content, is_name=True)
                 elif number == mrd_stream.HEADER and file is None:
@@ -162,7 +171,7 @@ class Server:
             raise InputError("The session holds no raw data.", "Send HEADER and readouts before CLOSE.")
         if n_waveforms:
             _log.info("waveforms are not used", extra={"count": n_waveforms})
-            _say(link, "INFO", f"{n_waveforms} waveforms came, which are not used.")
+            say(link, "INFO", f"{n_waveforms} waveforms came, which are not used.")
         return asked.wish()
 
     def _waited_for(self, link: socket.socket, job: Job) -> Job:
@@ -174,10 +183,10 @@ class Server:
                 raise InputError("The job was deleted.", "Send the scan again.")
             if found.is_ended:
                 return found
-            if _has_left(link):
+            if has_left(link):
                 raise Gone
             if time.monotonic() - told > _TELL:
-                _say(link, "INFO", found.stage or found.state)
+                say(link, "INFO", found.stage or found.state)
                 told = time.monotonic()
             time.sleep(_LOOK)
 
@@ -190,87 +199,17 @@ class Server:
             link.sendfile(stream)
 
 
-def _read(link: socket.socket, count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        try:
-            part = link.recv(min(count - len(parts), 2**20))
-        except TimeoutError:
-            raise InputError("Nothing came for too long.", "Send CLOSE when the scan is over.") from None
-        if not part:
-            raise Gone
-        parts += part
-    return bytes(parts)
-
-
-def _has_left(link: socket.socket) -> bool:
-    ready, _, _ = select.select([link], [], [], 0)
-    if not ready:
-        return False
-    try:
-        return link.recv(1, socket.MSG_PEEK) == b""
-    except OSError:
-        return True
-
-
-def _linger(link: socket.socket) -> None:
-    """Let the other side read what was sent: closing at once would throw it away where its own data is unread."""
-    with suppress(OSError):
-        link.shutdown(socket.SHUT_WR)
-        link.settimeout(2)
-        late = time.monotonic() + 2
-        while time.monotonic() < late and link.recv(2**16):
-            continue
-
-
-def _turn_away(link: socket.socket) -> None:
-    """Say why to who comes too often, and wait for nothing: what it has not read by then it loses."""
-    with link, suppress(OSError):
-        link.settimeout(0)
-        _say(link, "ERROR", "Too many connections within a minute. Wait a moment.")
-        link.sendall(mrd_stream.close_message())
-        link.shutdown(socket.SHUT_WR)
-
-
-def _say(link: socket.socket, level: str, text: str) -> None:
-    link.sendall(mrd_stream.text_message(mrd_stream.TEXT, f"{level} {text}"))
-
-
-def _first_message(config: str) -> bytes:
-    is_json = config.lstrip().startswith("{")
-    return mrd_stream.text_message(mrd_stream.CONFIG_TEXT, config) if is_json else mrd_stream.config_message(config)
-
-
 def main() -> None:
-    """Listen until the parent ends."""
+    """Listen until SIGTERM, or until the parent ends."""
     confine.end_with_parent()
     settings: ServiceSettings = from_mapping(json.loads(sys.stdin.readline()), ServiceSettings)
     configure()
-    Server(settings, socket.socket(fileno=int(sys.argv[1]))).run()
-
-
-def send(host: str, port: int, header: str, readouts: Any, config: str = "default", timeout: float = 600.0) -> Any:
-    """What a scanner does: send a session, and yield the texts and images that come back.
-
-    Raises
-    ------
-    InputError
-        If the other side cannot be reached or breaks off.
-    """
+    server = Server(settings, socket.socket(fileno=int(sys.argv[1])))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
-        with socket.create_connection((host, port), timeout=timeout) as link:
-            link.sendall(_first_message(config) + mrd_stream.text_message(mrd_stream.HEADER, header))
-            for one in readouts:
-                link.sendall(mrd_stream.acquisition_message(one))
-            link.sendall(mrd_stream.close_message())
-            for number, content in mrd_stream.messages(lambda count: _read(link, count), float("inf")):
-                if number in (mrd_stream.TEXT, mrd_stream.IMAGE):
-                    yield content
-    except Gone:
-        raise InputError(f"{host}:{port} broke off.", "See its log.") from None
-    except OSError as error:
-        reason = error.strerror or "no answer"
-        raise InputError(f"{host}:{port} cannot be spoken with: {reason}.", "Check host and port.") from error
+        server.run()
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def run(script: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["iterations_to_accuracy", "nmse_by_layer", "state_evolution_check", "tied_vs_untied"])
+@pytest.mark.parametrize(
+    "name",
+    ["iterations_to_accuracy", "nmse_by_layer", "state_evolution_check", "state_evolution_mri", "tied_vs_untied"],
+)
 def test_quick_experiments_write_table_figure_and_text(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     said = run(f"{name}.py", "--quick", "--out", str(out))

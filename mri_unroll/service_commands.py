@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +74,8 @@ def serve(
     else:
         raise ConfigError("The service needs a folder for its data.", "Add --data-dir DIR, or --config FILE.")
     if show_config:
-        put_json(dataclasses.asdict(settings), indent=2)
+        url = settings.jobs_url and re.sub(r"(?<=://)([^/@]*):[^/@]*@", r"\1:***@", settings.jobs_url)  # no password
+        put_json({**dataclasses.asdict(settings), "jobs_url": url}, indent=2)
         return
     if settings.http:  # says at once what is wrong
         load_tokens(None if settings.token_file is None else Path(settings.token_file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from mri_unroll.cli import app
 from mri_unroll.config import load_toml
 from mri_unroll.errors import ConfigError
 from mri_unroll.service.rates import Rates
+from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import ServiceSettings
 from mri_unroll.service.tokens import VARIABLE, load_tokens
 from mri_unroll.service.uploads import plain_name
@@ -43,6 +45,9 @@ def test_settings_are_shown_and_unknown_ones_refused(tmp_path: Path) -> None:
     place.write_text('data_dir = "data"\nworkers = 2\n')
     shown = json.loads(run("--config", place, "--port", 0, "--show-config").stdout)
     assert (shown["data_dir"], shown["workers"], shown["port"]) == ("data", 2, 0)
+    assert shown["jobs_url"] is None
+    shown = json.loads(run("--config", place, "--jobs-url", "postgresql://me:secret@host/n", "--show-config").stdout)
+    assert shown["jobs_url"] == "postgresql://me:***@host/n"
     place.write_text('data_dir = "data"\nworker = 2\n')
     done = run("--config", place, "--show-config")
     assert done.exit_code == 2
@@ -81,6 +86,23 @@ def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
         done = run("--data-dir", tmp_path / "d", "--port", port, **{VARIABLE: "x" * 40})
     assert done.exit_code == 75
     assert "cannot be listened on" in done.stderr
+
+
+def test_a_database_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
+    """Not by children that die again and again behind a socket that nobody answers."""
+    connect(f"sqlite:///{tmp_path / 'jobs.sqlite'}").dispose()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as base:
+        base.execute("UPDATE about SET value = '99' WHERE name = 'version'")
+    base.close()
+    done = run("--data-dir", tmp_path, "--port", 0, **{VARIABLE: "x" * 40})
+    assert done.exit_code == 2
+    assert "is of version 99" in done.stderr
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    url = "postgresql+psycopg://u:secret@127.0.0.1:1/n"
+    away = run("--data-dir", tmp_path, "--port", 0, "--jobs-url", url, **{VARIABLE: "x" * 40})
+    assert away.exit_code == 75
+    assert "cannot be opened" in away.stderr
+    assert "secret" not in away.stderr
 
 
 def test_tokens(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mri_unroll.errors import DeviceError
+from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import ServiceSettings
 from mri_unroll.service.worker import as_order
 
@@ -43,13 +45,20 @@ class Supervisor:
 
     Raises
     ------
+    ConfigError
+        If the database of jobs is of a newer version, or cannot be used.
     DeviceError
-        If the address cannot be had.
+        If the database cannot be reached, or the address cannot be had.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         settings.folder.mkdir(0o700, parents=True, exist_ok=True)
+        before = os.umask(_UMASK)
+        try:
+            connect(settings.database_url).dispose()  # made or brought forward once, before anybody uses it
+        finally:
+            os.umask(before)
         self._sockets = {"api": _listening(settings.host, settings.port)} if settings.http else {}
         if settings.mrd_port is not None:
             self._sockets["mrd_server"] = _listening(settings.host, settings.mrd_port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,10 +81,10 @@ def serve(
     if settings.http:  # says at once what is wrong
         load_tokens(None if settings.token_file is None else Path(settings.token_file))
     if settings.dicom_port is not None:
-        try:
-            from mri_unroll.service.dicom_node import check_rules
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"The DICOM node needs {error.name}.", "Run: pip install 'mri-unroll[dicom]'") from error
+        if find_spec("pynetdicom") is None:
+            raise ConfigError("The DICOM node needs pynetdicom.", "Run: pip install 'mri-unroll[dicom]'")
+        from mri_unroll.service.dicom_rules import check_rules
+
         check_rules(settings)
     from mri_unroll.service.log import configure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -33,7 +35,8 @@ from support.service import Running, running  # noqa: E402
 from mri_unroll.errors import ConfigError  # noqa: E402
 from mri_unroll.io.dicom.send import send  # noqa: E402
 from mri_unroll.service import dicom_guard  # noqa: E402
-from mri_unroll.service.dicom_node import check_rules  # noqa: E402
+from mri_unroll.service.dicom_node import Node  # noqa: E402
+from mri_unroll.service.dicom_rules import check_rules  # noqa: E402
 from mri_unroll.service.outbox import Outbox  # noqa: E402
 from mri_unroll.service.settings import DicomRule, ServiceSettings  # noqa: E402
 
@@ -252,6 +255,50 @@ def test_the_outbox_gives_up_after_a_week(tmp_path: Path) -> None:
     now = 1e9 + 8 * 24 * 3600
     outbox.send()
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_a_parcel_that_is_broken_holds_up_no_other(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    subprocess.run([sys.executable, "-m", "zipfile", "-c", archive, *write_series(tmp_path / "a", count=2)], check=True)
+    outbox = Outbox(tmp_path / "outbox")
+    with receiver() as (address, kept):
+        for name in ("a", "b", "c"):
+            outbox.put(name, archive, [address])
+        (tmp_path / "outbox" / "a" / "about.json").write_text("{")
+        outbox.send()
+        assert len(kept) == 4
+        assert [path.name for path in (tmp_path / "outbox").iterdir()] == ["a"]
+
+
+def test_a_full_disk_leaves_no_halves_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy for the job cannot be written, again and again; with room there is one job, and the series is gone."""
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # which the node changes
+    rules = (DicomRule(mode="restore", psf="gaussian:2"),)
+    place = ServiceSettings(data_dir=str(tmp_path), dicom_port=1, dicom_callers=("A",), dicom_rules=rules)
+    found = Node(place)
+    series = tmp_path / "dicom" / "taken" / "series.1"
+    series.mkdir()
+    (series / "caller").write_text("A")
+    for path in write_series(tmp_path / "a", count=2):
+        shutil.copy(path, series / f"{path.stem}.dcm")
+    write, room = zipfile.ZipFile.write, False
+
+    def full(self: zipfile.ZipFile, *arguments: Any, **more: Any) -> None:
+        write(self, *arguments, **more)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            found._take_series()
+    assert found._uploads.known() == set()
+    assert list((tmp_path / "uploads").iterdir()) == []
+    room = True
+    found._take_series()
+    (job,) = found._jobs.listed("dicom")
+    assert found._uploads.known() == {job.upload}
+    assert not series.exists()
 
 
 def test_tools_of_others_can_speak_to_it(tmp_path: Path) -> None:

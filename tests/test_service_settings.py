@@ -40,6 +40,19 @@ def test_settings_of_the_documentation_hold(tmp_path: Path) -> None:
         assert isinstance(load_toml(place, ServiceSettings), ServiceSettings)
 
 
+def test_commands_of_the_documentation_have_their_options() -> None:
+    lines = [line for name in ("service.md", "deploy.md") for line in (DOCS.parent / name).read_text().splitlines()]
+    commands = [
+        found for line in lines if (found := re.match(r"(?:ExecStart=)?(?:\S*/)?mri-unroll ([a-z-]+)( .*)?$", line))
+    ]
+    assert len(commands) >= 6
+    for found in commands:
+        command, rest = found[1], (found[2] or "").split("#")[0]
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest):
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), (command, option)
+
+
 def test_settings_are_shown_and_unknown_ones_refused(tmp_path: Path) -> None:
     place = tmp_path / "service.toml"
     place.write_text('data_dir = "data"\nworkers = 2\n')

@@ -25,13 +25,15 @@ from typing import Any
 
 import pydicom
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from sqlalchemy.exc import SQLAlchemyError
 
 from mri_unroll.config import from_mapping
-from mri_unroll.errors import ConfigError, DeviceError, InputError
+from mri_unroll.errors import DeviceError
 from mri_unroll.io.atomic import atomic_path, flush_to_disk
 from mri_unroll.machine import disk_free_bytes
 from mri_unroll.service import confine
 from mri_unroll.service.dicom_guard import RationedServer, guard_associations
+from mri_unroll.service.dicom_rules import wish_of_rule
 from mri_unroll.service.jobs import DONE, Job, Jobs
 from mri_unroll.service.log import configure
 from mri_unroll.service.outbox import Outbox
@@ -39,11 +41,11 @@ from mri_unroll.service.schema import connect
 from mri_unroll.service.settings import GB, DicomRule, ServiceSettings
 from mri_unroll.service.task import RESULTS
 from mri_unroll.service.uploads import Uploads
-from mri_unroll.service.wish import Wish
 
 _log = logging.getLogger(__name__)
 OWNER = "dicom"
 _LOOK = 0.5  # seconds between looks at the inbox, the jobs and the outbox
+_TROUBLE = 5.0  # seconds more when neither disk nor database can be had
 _STORED, _FULL, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _VERIFICATION = "1.2.840.10008.1.1"
 _MOST_ASSOCIATIONS = 64
@@ -114,8 +116,9 @@ class Node:
             for step in (self._take_series, self._take_results):
                 try:
                     step()
-                except OSError:
+                except (OSError, SQLAlchemyError):
                     _log.exception("the DICOM node cannot write")
+                    time.sleep(_TROUBLE)
             time.sleep(_LOOK)
 
     # --- in
@@ -188,10 +191,14 @@ class Node:
             content.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         key = f"{folder.name[:32]}-{content.hexdigest()[:32]}"  # what died on the way submits the same job again
         upload = self._uploads.begin(OWNER, "series.zip", "")
-        with zipfile.ZipFile(self._uploads.path(upload.id), "w", zipfile.ZIP_STORED) as archive:
-            for path in files:
-                archive.write(path, path.name)
-        self._uploads.keep(upload, is_complete=True)
+        try:
+            with zipfile.ZipFile(self._uploads.path(upload.id), "w", zipfile.ZIP_STORED) as archive:
+                for path in files:
+                    archive.write(path, path.name)
+            self._uploads.keep(upload, is_complete=True)
+        except BaseException:  # the series is tried again, and must not leave half a copy each time
+            self._uploads.delete(upload.id)
+            raise
         job = self._jobs.submit(OWNER, upload.id, upload.name, wish, key)
         if job.is_ended and job.state != DONE:  # it failed once; somebody who sends it again wants another try
             self._jobs.delete(job.id)
@@ -229,46 +236,6 @@ class Node:
             except OSError:
                 _log.exception("the outbox cannot be read")
             time.sleep(_LOOK)
-
-
-def wish_of_rule(rule: DicomRule) -> Wish:
-    """The job that a rule asks for.
-
-    Raises
-    ------
-    ConfigError
-        If it contradicts itself.
-    """
-    wish = Wish(
-        mode=rule.mode,
-        psf=rule.psf,
-        method=rule.method,
-        accelerate=rule.accelerate,
-        i_understand_simulated=rule.insist,
-    )
-    wish.check()
-    return wish
-
-
-def check_rules(settings: ServiceSettings) -> None:
-    """See to it before anything starts that every rule can be followed.
-
-    Raises
-    ------
-    ConfigError
-        If one cannot.
-    """
-    from mri_unroll.io.dicom.peer import parse_address
-
-    for rule in settings.dicom_rules:
-        try:
-            wish_of_rule(rule)
-            for address in rule.send_to:
-                parse_address(address)
-        except (ValueError, InputError) as error:
-            raise ConfigError(
-                f"A rule of the DICOM node cannot be followed: {error}", "Correct `dicom_rules`."
-            ) from error
 
 
 def _hashed(*parts: str) -> str:

@@ -132,14 +132,16 @@ class Server:
             wish = self._record(link, path)
             self._methods.check(wish.method, None)
             upload = self._uploads.begin(OWNER, "scan.h5", "")
-            path.replace(self._uploads.path(upload.id))
-            self._uploads.keep(upload, is_complete=True)
-            job = self._jobs.submit(OWNER, upload.id, upload.name, wish.model_dump(exclude_defaults=True))
-            _log.info("session is a job", extra={"job": job.id})
             try:
-                self._give_back(link, self._waited_for(link, job))
+                path.replace(self._uploads.path(upload.id))
+                self._uploads.keep(upload, is_complete=True)
+                job = self._jobs.submit(OWNER, upload.id, upload.name, wish.model_dump(exclude_defaults=True))
+                _log.info("session is a job", extra={"job": job.id})
+                try:
+                    self._give_back(link, self._waited_for(link, job))
+                finally:
+                    self._jobs.cancel(job.id)  # nothing to a job that has ended
             finally:
-                self._jobs.cancel(job.id)  # nothing to a job that has ended
                 self._uploads.delete(upload.id)
         finally:
             path.unlink(missing_ok=True)

@@ -52,13 +52,19 @@ class Outbox:
     def send(self) -> None:
         """Try every parcel that is due; one that all receivers have is gone afterwards."""
         for parcel in sorted(path for path in self._folder.iterdir() if path.suffix != ".part"):
-            about = json.loads((parcel / "about.json").read_text(encoding="utf-8"))
-            left = [address for address in about["receivers"] if not self._sent(parcel, address, about["since"])]
-            if not left:
-                shutil.rmtree(parcel)
-            elif left != about["receivers"]:
-                with atomic_path(parcel / "about.json", overwrite=True) as part:
-                    part.write_text(json.dumps({**about, "receivers": left}), encoding="utf-8")
+            try:
+                self._send(parcel)
+            except Exception:  # whatever it is, the others go on
+                _log.exception("a parcel cannot be handled", extra={"job": parcel.name})
+
+    def _send(self, parcel: Path) -> None:
+        about = json.loads((parcel / "about.json").read_text(encoding="utf-8"))
+        left = [address for address in about["receivers"] if not self._sent(parcel, address, about["since"])]
+        if not left:
+            shutil.rmtree(parcel)
+        elif left != about["receivers"]:
+            with atomic_path(parcel / "about.json", overwrite=True) as part:
+                part.write_text(json.dumps({**about, "receivers": left}), encoding="utf-8")
 
     def _sent(self, parcel: Path, address: str, since: float) -> bool:
         """Whether a receiver has it, or never will."""

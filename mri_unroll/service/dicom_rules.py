@@ -1,0 +1,46 @@
+"""Rules of the DICOM node: which job a series becomes, and whether a rule can be followed at all."""
+
+from __future__ import annotations
+
+from mri_unroll.errors import ConfigError, InputError
+from mri_unroll.io.dicom.peer import parse_address
+from mri_unroll.service.settings import DicomRule, ServiceSettings
+from mri_unroll.service.wish import Wish
+
+
+def wish_of_rule(rule: DicomRule) -> Wish:
+    """The job that a rule asks for.
+
+    Raises
+    ------
+    ConfigError
+        If it contradicts itself.
+    """
+    wish = Wish(
+        mode=rule.mode,
+        psf=rule.psf,
+        method=rule.method,
+        accelerate=rule.accelerate,
+        i_understand_simulated=rule.insist,
+    )
+    wish.check()
+    return wish
+
+
+def check_rules(settings: ServiceSettings) -> None:
+    """See to it before anything starts that every rule can be followed.
+
+    Raises
+    ------
+    ConfigError
+        If one cannot.
+    """
+    for rule in settings.dicom_rules:
+        try:
+            wish_of_rule(rule)
+            for address in rule.send_to:
+                parse_address(address)
+        except (ValueError, InputError) as error:
+            raise ConfigError(
+                f"A rule of the DICOM node cannot be followed: {error}", "Correct `dicom_rules`."
+            ) from error

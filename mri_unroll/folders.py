@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -100,8 +101,13 @@ def recon_folder(
     threads: int | None,
     options: FolderOptions,
     as_json: bool,
-) -> None:
-    """Reconstruct every scan of a folder; the volumes written go to stdout as they are finished."""
+) -> list[dict[str, Any]]:
+    """Reconstruct every scan of a folder; the volumes written go to stdout as they are finished.
+
+    Returns
+    -------
+    The sidecars of what was reconstructed now.
+    """
     with listening(as_json) as events:
         title = f"reconstructing the scans in {folder.name} with {config.method}"
         events({"event": "start", "version": __version__, "input": folder.name, "title": title})
@@ -121,8 +127,12 @@ def recon_folder(
     if as_json:
         put_json({"event": "done", "folder": str(out), **counts})
     spoken = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    tell(f"{folder.name}: {spoken}; {NO_VERDICT}; {RESEARCH}")
+    summaries = [outcome.summary for outcome in found.outcomes]
+    answers = Counter(summary["verdict"] for summary in summaries if summary["verdict"])
+    verdicts = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
+    tell(f"{folder.name}: {spoken}; {f'verdicts: {verdicts}' if verdicts else NO_VERDICT}; {RESEARCH}")
     conclude(found.bad, options.skip_bad)
+    return summaries
 
 
 def putting_volumes(events: Events, as_json: bool) -> Events:

@@ -102,9 +102,8 @@ def reconstruct_file(
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
     if config.format == "dicom":
-        summary["warnings"] += write_objects(
-            volume.image, targets[0], config, volume.middle.source.notes, quality.verdict.text if quality.verdict else ""
-        )
+        said = quality.verdict.text if quality.verdict else ""
+        summary["warnings"] += write_objects(volume.image, targets[0], config, volume.middle.source.notes, said)
     else:
         write_image(volume.image, targets[0], overwrite=config.overwrite)
     write_preview(volume.image, targets[2], overwrite=config.overwrite)

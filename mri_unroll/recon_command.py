@@ -192,9 +192,7 @@ def recon(
     if fail_on and not verdict:
         raise ConfigError("With --no-verdict there is nothing for --fail-on to look at.", "Leave out one of them.")
     if input.is_dir():
-        if fail_on:
-            raise ConfigError("For a folder there is no use for --fail-on.", "Read the verdicts in the sidecars.")
-        return recon_folder(input, out, config, layout, threads, many, as_json)
+        return _refuse(recon_folder(input, out, config, layout, threads, many, as_json), fail_on)
     many.refuse_for_one_file()
     with listening(as_json) as events:
         events({"event": "start", "version": __version__, "input": input.name, "method": config.method})
@@ -210,18 +208,21 @@ def recon(
         put_json({"event": "done", "paths": paths, "summary": outcome.summary})
     else:
         put("\n".join(paths.values()))
-    if fail_on:
-        _refuse(outcome.summary, fail_on)
+    _refuse([outcome.summary], fail_on)
 
 
-def _refuse(summary: dict[str, Any], fail_on: FailOn) -> None:
+def _refuse(summaries: list[dict[str, Any]], fail_on: FailOn | None) -> None:
+    """End with an error if the verdict of any is what was asked to fail on, or worse."""
+    if fail_on is None:
+        return
     from mri_unroll.trust.verdict import ANSWERS
 
-    if ANSWERS.index(summary["verdict"]) >= ANSWERS.index(fail_on):
-        raise VerdictError(
-            f"The verdict of {summary['input']} is {summary['verdict']}; everything was written.",
-            "See `advice` in the sidecar, or leave out --fail-on.",
-        )
+    for summary in summaries:
+        if ANSWERS.index(summary["verdict"]) >= ANSWERS.index(fail_on):
+            raise VerdictError(
+                f"The verdict of {summary['input']} is {summary['verdict']}; everything was written.",
+                "See `advice` in the sidecar, or leave out --fail-on.",
+            )
 
 
 def _slice_range(text: str | None) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -748,3 +749,29 @@ def test_the_network_wins_the_demo(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     psnr = {line.split()[0]: float(line.split()[2]) for line in result.stdout.splitlines()[1:]}
     assert psnr["unrolled"] > psnr["l1-wavelet"] > psnr["zero-filled"]
+
+
+def test_a_verdict_can_be_failed_on_and_nothing_is_lost(scan: Path, tmp_path: Path) -> None:
+    result = run("recon", scan, "-o", tmp_path / "out", "--method", "zero-filled", "--fail-on", "check")
+    assert result.exit_code == 3
+    assert f"The verdict of {scan.name} is check; everything was written." in result.stderr
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".h5", ".html", ".json", ".png"]
+    mild = run("recon", scan, "-o", tmp_path / "mild", "--method", "zero-filled", "--fail-on", "no-go")
+    assert mild.exit_code == 0, mild.stderr
+    folder = tmp_path / "many"
+    folder.mkdir()
+    shutil.copy(scan, folder)
+    many = run("recon", folder, "-o", tmp_path / "all", "--method", "zero-filled", "--fail-on", "check")
+    assert many.exit_code == 3
+    assert "verdicts: 1 check" in many.stderr
+
+
+def test_without_a_verdict_there_is_nothing_to_fail_on(scan: Path, tmp_path: Path) -> None:
+    refused = run("recon", scan, "-o", tmp_path / "out", "--no-verdict", "--fail-on", "check")
+    assert refused.exit_code == 2
+    assert "nothing for --fail-on" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    plain = run("recon", scan, "-o", tmp_path / "out", "--method", "zero-filled", "--no-verdict")
+    assert plain.exit_code == 0
+    assert "no verdict: nothing here predicts" in plain.stderr
+    assert json.loads((tmp_path / "out" / f"{scan.stem}.json").read_text())["verdict"] is None

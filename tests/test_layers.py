@@ -35,7 +35,10 @@ FLOORS = {
             "__main__",
         ),
     ),
-    6: ("pipeline", "streaming", "objects", "targets", "demo", "checkpoints", "doctor", "cohort", "evaluate", "studies", "training"),
+    6: (
+        *("pipeline", "streaming", "objects", "targets", "demo", "checkpoints", "doctor"),
+        *("cohort", "evaluate", "studies", "training"),
+    ),
     5: ("recon", "trust", "quality", "report"),
     4: ("nets",),
     3: ("io", "metrics", "physics", "solvers"),

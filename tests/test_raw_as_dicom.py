@@ -127,6 +127,7 @@ def test_objects_say_how_the_scan_was_made(tmp_path: Path) -> None:
     assert (one.RepetitionTime, one.EchoTime, one.FlipAngle) == (2500, 30.5, 15)
     assert float(one.MagneticFieldStrength) == pytest.approx(1.41)
     assert (str(one.PatientName), one.PatientID) == ("CANARYNAME", "CANARYID")
+    assert "Verdict check. " in one.DerivationDescription
     assert set().union(*map(studies.complaints, files)) == set()
     assert studies.contradictions(files) == []
     (sidecar,) = (tmp_path / "out").glob("*.json")

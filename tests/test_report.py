@@ -29,6 +29,9 @@ from mri_unroll.report.figures import MAX_COILS, MAX_STACK
 from mri_unroll.report.pictures import LARGEST, hues
 from mri_unroll.report.wording import described, number, percent, span
 from mri_unroll.scan import Geometry
+from mri_unroll.trust.checks import Check
+from mri_unroll.trust.prediction import Prediction
+from mri_unroll.trust.verdict import judge
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>.h5"
 VOID = {"meta", "link", "img", "input"}
@@ -208,7 +211,7 @@ def test_every_number_and_sentence_is_there(tmp_path: Path) -> None:
     assert content.quality.metrics is not None
     assert content.quality.in_body is not None
     for expected in (
-        NO_VERDICT,
+        NO_VERDICT["advice"][0],
         CONVENTION,
         "Research use only, not for diagnosis.",
         "2 warnings A warning of the method. A warning of the reader.",
@@ -234,6 +237,29 @@ def test_every_number_and_sentence_is_there(tmp_path: Path) -> None:
         "Converged.",
     ):
         assert expected in text, expected
+
+
+def test_the_verdict_is_told_with_its_reasons_and_the_predicted_error_is_shown(tmp_path: Path) -> None:
+    content = make_content()
+    checks = (
+        Check("motion", 1.5, 1.0, 2.0, "Lines disagree with each other as if the patient had moved."),
+        Check("coils", -3.0, 1.0, 2.0, "A coil seems to give no signal."),
+    )
+    verdict = judge(Prediction(0.0123, 0.0061, 0.0246, 0.9), checks)
+    image = dataclasses.replace(content.image, predicted_error=np.full_like(content.image.pixels, 0.01))
+    quality = dataclasses.replace(content.quality, verdict=verdict)
+    page = render(dataclasses.replace(content, quality=quality, image=image), tmp_path)
+    text = text_of(page)
+    for expected in (
+        "Can this picture be trusted? Verdict: check",
+        "Lines disagree with each other as if the patient had moved. Look at it with care.",
+        "Predicted NMSE 0.0123",
+        "between 0.00610 and 0.0246",
+        "2 checks, 1 not passed",
+        "Predicted error",
+    ):
+        assert expected in text, expected
+    assert "A coil seems to give no signal. Look" not in text
 
 
 def test_without_reference_nothing_is_called_an_error(tmp_path: Path) -> None:

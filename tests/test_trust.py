@@ -23,7 +23,7 @@ from mri_unroll.scan import Geometry, Scan, Source
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks, noise_floor
 from mri_unroll.trust.checks import FALSE_ALARMS, SAYS, SURE, Check, fault_checks, joint_limits
-from mri_unroll.trust.heads import Ensemble, ErrorMap, Heads
+from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import Prediction, check_coverage, error_map, predict, quantile
 from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, judge
 from mri_unroll.trust.witness import SUFFIX, Witness, calibrated_methods
@@ -57,7 +57,7 @@ def heads() -> Heads:
         spread=torch.tensor([2.0, 1.0]),
         error=error,
         places=ErrorMap(),
-        faults=Ensemble(2, len(SAYS), n_members=3, width=4),
+        faults=Discriminants(2, len(SAYS)),
         fault_names=tuple(SAYS),
         fault_scores=torch.randn(400, len(SAYS)),
         error_scores=torch.linspace(0, 2, 201),

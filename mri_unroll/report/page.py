@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mri_unroll.metrics import CONVENTION
+from mri_unroll.quality import NO_VERDICT
 from mri_unroll.report import figures
 from mri_unroll.report.content import ReportContent
 from mri_unroll.report.pictures import PERCENTILE, colour_bar, hues
@@ -47,9 +48,7 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "made": image.provenance,
         "quality": quality,
         "summary": content.summary,
-        "answer": content.summary["verdict"],
-        "predicted": content.summary.get("predicted"),
-        "checks": content.summary.get("checks"),
+        "trust": quality.verdict.summary() if quality.verdict else NO_VERDICT,
         "warnings": list(dict.fromkeys((*quality.warnings, *content.found.get("warnings", ())))),
         "seconds": content.summary.get("seconds", sum(found.seconds)),
         "shown_slice": content.first_slice + content.shown,

@@ -40,16 +40,18 @@ class AcquisitionChecks:
         for index in range(scan.n_slices):
             kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index]))
             where = mask[index] if mask.ndim > scan.ndim else mask
-            power = kspace.abs().square()
-            by_line = (power.sum(0) * where).flatten(0, -2).sum(0)
+            by_line, energies = torch.zeros(where.shape[-1]), []
+            for coil in kspace:  # one after the other: a volume may be large
+                power = torch.where(where, coil.abs().square(), 0).flatten(0, -2).sum(0)
+                by_line += power
+                energies.append(float(power.sum()))
             lines = where.flatten(0, -2).any(0)
             if not bool((by_line > 0).any()):
                 continue  # an empty slice is told of elsewhere
             self.lines += int(lines.sum())
             self.empty += int((lines & (by_line == 0)).sum())
-            energy = (power * where).flatten(1).sum(1)
-            self.coils = max(self.coils, len(energy))
-            self.silent = max(self.silent, int((energy < SILENT * energy.median()).sum()))
+            self.coils = max(self.coils, len(energies))
+            self.silent = max(self.silent, int((np.array(energies) < SILENT * np.median(energies)).sum()))
             if scan.noise_cov is not None and scan.ndim == 2:
                 floor = noise_floor(torch.where(where, kspace, 0), where)
                 self.announced += float(np.trace(scan.noise_cov).real) if floor else 0.0

@@ -58,8 +58,8 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
 
 
 def fault_scores(features: Tensor, heads: Heads) -> Tensor:
-    """How much each part looks like each fault, ``(n, fault)``: mean logit of the ensemble."""
-    return heads.faults(features).mean(0)
+    """How much each part looks like each fault, ``(n, fault)``: log-odds against none."""
+    return heads.faults(features)
 
 
 def joint_limits(scores: Tensor, false_alarms: float) -> Tensor:

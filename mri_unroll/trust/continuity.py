@@ -10,7 +10,9 @@ from torch import Tensor
 from mri_unroll.physics.fourier import centred_ifft
 from mri_unroll.trust.lines import log
 
-_REACH = 4  # widths of the centre, within which the spectrum is compared with it
+_REACH = 3  # widths of the centre, within which the spectrum is compared with it
+_ROWS = 24  # readout rows on either side of zero frequency that are compared
+_SLOPE, _HOLD = -1.8, 0.3  # of the logarithm of power over that of frequency in pictures, and how firmly it is held
 _SHIFTS = (-2, -1, 0, 1, 2)  # lines
 
 
@@ -55,34 +57,58 @@ def displacement(kspace: Tensor, sens_maps: Tensor, centre: Tensor, outer: Tenso
     }
 
 
-def step(kspace: Tensor, centre: Tensor, outer: Tensor, noise: float) -> dict[str, float]:
-    r"""The jump of the spectrum at the edge of the centre.
+def step(kspace: Tensor, acs: tuple[slice, slice], mask: Tensor) -> dict[str, float]:
+    r"""The jump of the spectrum at the edge of the centre, which whole scans do not have.
 
-    The logarithm of the mean power of lines is fitted by :math:`a + b\log|k| + s\,[\text{outside}]` over lines near the
-    centre and above noise, each side of it alike. ``s`` is 0 for whole scans.
+    The logarithm of the mean power of a line is fitted by :math:`a + b\log|k| + s\,[\text{outside}]`, robustly (Huber),
+    with ``b`` near what pictures have, and lines near the edge counting most.
+
+    Parameters
+    ----------
+    kspace
+        ``(coil, ky, kx)``, zero where not measured.
+    acs
+        The fully sampled centre.
+    mask
+        Boolean ``(ky, kx)``.
     """
-    names = ("step", "step_size", "step_slope")
-    columns = centre.any(0)
-    if not bool(outer.any()) or int(columns.sum()) < 6:
-        return dict.fromkeys(names, math.nan)
-    rows = centre.any(1)
-    power = kspace.abs().square().mean(0)[rows]  # rows that the centre has
-    sampled = (centre | outer)[rows]
-    width = power.shape[1]
+    names = ("step", "step_size", "step_error", "step_lines")
+    rows, columns = acs
+    height, width = mask.shape
+    half = (columns.stop - columns.start) / 2
+    reach = min(_ROWS, (rows.stop - rows.start) // 2)
+    strip = slice(height // 2 - reach, height // 2 + reach + 1)
+    sampled = mask[strip]
     counts = sampled.sum(0)
-    mean = torch.where(sampled, power, 0).sum(0) / counts.clamp_min(1)
+    power = torch.where(sampled, kspace[:, strip].abs().square().sum(0), 0).sum(0) / counts.clamp_min(1)
     distance = (torch.arange(width, device=power.device) - width // 2).abs()
-    half = int(columns.sum()) // 2
-    use = (counts > 0) & (distance >= 2) & (distance <= max(_REACH * half, half + 8)) & (mean > 2 * noise**2)
-    outside = ~columns
-    if int((use & outside).sum()) < 2 or int((use & ~outside).sum()) < 4:
+    inside = torch.zeros(width, dtype=torch.bool, device=power.device)
+    inside[columns] = True
+    use = (counts > 0) & (distance >= 1) & (distance <= max(_REACH * half, half + 10)) & (power > 0)
+    n_outside, n_inside = int((use & ~inside).sum()), int((use & inside).sum())
+    if n_outside < 2 or n_inside < 3:
         return dict.fromkeys(names, math.nan)
-    x = distance[use].float().log()
-    design = torch.stack([torch.ones_like(x), x, outside[use].float()], dim=1)
-    value = (mean[use] - noise**2).clamp_min(1e-12).log()
-    # Lines outside are rarer: each side of the edge counts alike, and what is near counts more.
-    weight = torch.where(outside[use], 1.0 / (use & outside).sum(), 1.0 / (use & ~outside).sum())
-    weight = (weight * half / distance[use].clamp_min(half)).sqrt()[:, None]
-    solution = torch.linalg.lstsq((design * weight).double().cpu(), (value[:, None] * weight).double().cpu()).solution
+    place, outside = distance[use].double().cpu(), (~inside)[use].double().cpu()
+    value = power[use].double().log().cpu()
+    design = torch.stack([torch.ones_like(place), place.log(), outside], dim=1)
+    weight = torch.where(outside > 0, 1 / n_outside, 1 / n_inside) * (half / place.clamp_min(half)) ** 3
+    # Of few lines the slope is a guess; it is held near that of pictures.
+    hold = _HOLD * weight.sum() * torch.diag(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+    expected = hold @ torch.tensor([0.0, _SLOPE, 0.0], dtype=torch.float64)
+    robust = weight
+    solution, scale = torch.zeros(3, dtype=torch.float64), 1.0
+    for _ in range(4):
+        left = design * robust[:, None]
+        gram = design.mT @ left + hold + 1e-9 * torch.eye(3, dtype=torch.float64)
+        solution = torch.linalg.solve(gram, left.mT @ value + expected)
+        gap = (value - design @ solution).abs()
+        scale = 1.5 * float(gap.median().clamp_min(0.05))
+        robust = weight * torch.where(gap < scale, 1.0, scale / gap.clamp_min(1e-9))
     found = float(solution[2].clamp(-6, 6))
-    return {"step": found, "step_size": log(abs(found) + 0.05), "step_slope": float(solution[1].clamp(-8, 8))}
+    error = scale * (1 / n_outside + 1 / n_inside) ** 0.5
+    return {
+        "step": found,
+        "step_size": log(abs(found) + 0.05),
+        "step_error": log(abs(found) / error + 0.05),
+        "step_lines": log(n_outside),
+    }

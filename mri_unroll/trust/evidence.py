@@ -50,7 +50,8 @@ def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network:
     n = mask.numel()
     picture = image[0]
     energy = float(picture.abs().square().sum()) + 1e-12
-    error = op.forward(image) - problem.kspace
+    predicted = op.forward(image)
+    error = predicted - problem.kspace
     data = float(problem.kspace.abs().square().sum()) + 1e-12
     residual = op.adjoint(error)[0]
     noise = max(problem.noise_level, 1e-6)
@@ -74,6 +75,8 @@ def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network:
     features["centre"] = log((columns.stop - columns.start) / mask.shape[1] + 1e-3)
     found, difference = _second_opinion(problem, image, network, (rows, columns))
     features |= found | appearance(picture.abs())
+    features |= _line_by_line(predicted[0], problem.kspace[0], mask, (rows, columns), noise)
+    features |= step(problem.kspace[0], (rows, columns), mask)
     features |= _places(picture.abs(), difference, residual.abs(), noise)
     pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs()])
     return Evidence(features, energy * problem.scale**2), pictures
@@ -112,7 +115,6 @@ def _second_opinion(
     features |= {f"outer_{name}": value for name, value in lags(predicted, measured, mask & ~centre, noise).items()}
     features |= coil_features(predicted, measured, centre & mask, mask, noise)
     features |= displacement(measured, used.sens_maps[0], centre & mask, mask & ~centre)
-    features |= step(measured, centre & mask, mask & ~centre, noise)
     ours = hold_out.low_pass_rows(image, rows)[0]
     unlike = (ours.abs() - solution.value[0].abs()).abs()
     features["disagreement"] = log(float(unlike.square().sum() / ours.abs().square().sum().clamp_min(1e-12)) + 1e-7)
@@ -130,6 +132,18 @@ def _among_neighbours(measured: Tensor, columns: slice, centre: Tensor, noise: f
     found = line_features(sums, lines, "beside")
     found |= {f"beside_{name}": value for name, value in lags(there, measured, known, noise).items()}
     return found | {f"beside_{name}": value for name, value in alternation(sums, lines).items()}
+
+
+def _line_by_line(
+    predicted: Tensor, measured: Tensor, mask: Tensor, acs: tuple[slice, slice], noise: float
+) -> dict[str, float]:
+    """How the picture itself agrees with each line."""
+    sums, lines = agreement(predicted, measured, mask, noise), mask.any(0)
+    inside = torch.zeros_like(lines)
+    inside[acs[1]] = True
+    found = line_features(sums, lines & inside, "picture_inner") | line_features(sums, lines & ~inside, "picture_outer")
+    found |= {f"picture_{name}": value for name, value in alternation(sums, lines).items()}
+    return found | {f"picture_{name}": value for name, value in lags(predicted, measured, mask, noise).items()}
 
 
 def _places(magnitude: Tensor, difference: Tensor, residual: Tensor, noise: float) -> dict[str, float]:

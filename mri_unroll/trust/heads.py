@@ -18,6 +18,7 @@ from mri_unroll.trust.evidence import CHANNELS
 
 FORMAT = "mri_unroll trust 1"
 _FAR = 5.0  # standard deviations beyond which a feature says no more
+_FAR_SQUARE = 9.0  # the same for squares
 _DARK = 1e-3  # of pictures, below which differences do not matter; bright tissue is near 1
 
 
@@ -44,6 +45,24 @@ class Ensemble(nn.Module):
             if layer < 2:
                 x = nn.functional.silu(x)
         return x
+
+
+class Discriminants(nn.Module):
+    """One straight line for each fault, through the features and their squares: log-odds of the fault against none.
+
+    Parameters
+    ----------
+    n_features, n_faults
+        Sizes.
+    """
+
+    def __init__(self, n_features: int, n_faults: int) -> None:
+        super().__init__()
+        self.line = nn.Linear(2 * n_features, n_faults)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(n, n_features)`` to ``(n, n_faults)``."""
+        return self.line(torch.cat([features, features.square().clamp_max(_FAR_SQUARE) - 1], dim=-1))
 
 
 class ErrorMap(nn.Module):
@@ -89,7 +108,7 @@ class Heads:
     spread: Tensor  # (feature,)
     error: Ensemble  # to the mean and the logarithm of the spread of log NMSE
     places: ErrorMap
-    faults: Ensemble  # to one number a fault, see `fault_names`; larger is more like it
+    faults: Discriminants  # one number a fault, see `fault_names`; larger is more like it
     fault_names: tuple[str, ...]
     fault_scores: Tensor  # (clean scan, fault), of the calibration
     error_scores: Tensor  # (scan,), |log NMSE - mean| / spread of the calibration, ascending
@@ -142,8 +161,7 @@ def load(path: Path) -> Heads:
     n_members, _, width = tensors["error.weights.0"].shape
     error = Ensemble(len(names), 2, n_members, width)
     places = ErrorMap(len(tensors["places.layers.0.bias"]))
-    n_members, _, width = tensors["faults.weights.0"].shape
-    faults = Ensemble(len(names), len(fault_names), n_members, width)
+    faults = Discriminants(len(names), len(fault_names))
     parts: dict[str, nn.Module] = {"error": error, "places": places, "faults": faults}
     for part, network in parts.items():
         network.load_state_dict({k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")})

@@ -153,7 +153,7 @@ def coil_features(
     noise
         Standard deviation of a sample.
     """
-    names = ("spread", "worst", "gain", "mistaken", "quiet", "silent")
+    names = ("spread", "worst", "gain", "mistaken", "quiet", "silent", "flat", "lost")
     if len(predicted) == 1:
         return dict.fromkeys((f"coil_{key}" for key in names), math.nan)
     outer = sampled & ~centre
@@ -176,6 +176,9 @@ def coil_features(
     own = match.diagonal()
     other = (match - torch.diag_embed(torch.full_like(own, 2.0))).amax(0)
     factor = ((p.conj() * y).sum(1).abs() / power.clamp_min(_TINY) + 1e-3).log()[loud]
+    # Of noise alone the centre holds no more than the outside; of a coil that was lost outside, much more than others.
+    inner, outside = (found[1] / max(1, found[3].shape[1]) for found in sums)
+    slope = (inner / outside.clamp_min(_TINY) + 1e-6).log().clamp(-2, 16)
     quiet = sums[1][1] / (noise**2 * max(1, p.shape[1]) + _TINY)
     return {
         "coil_spread": log(ratio.max() + 1e-3),
@@ -183,5 +186,7 @@ def coil_features(
         "coil_gain": log((factor - factor.median()).abs().max() + 1e-3),
         "coil_mistaken": float((other - own)[loud].max()),
         "coil_quiet": log(quiet[loud].min() / quiet[loud].median() + 1e-6),
-        "coil_silent": log(sums[0][1].min() / sums[0][1].median().clamp_min(_TINY) + 1e-6),
+        "coil_silent": log(sums[0][1].min() / sums[0][1].max().clamp_min(_TINY) + 1e-6),
+        "coil_flat": float(slope.min()),
+        "coil_lost": float((slope.max() - slope.median()) if len(slope) > 2 else (slope.max() - slope.min())),
     }

@@ -20,12 +20,13 @@ from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.checks import fault_scores
-from mri_unroll.trust.heads import Ensemble, ErrorMap, Heads
+from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import log_errors, numbers
 from mri_unroll.trust.witness import SUFFIX
 
 FLOOR = 1e-6  # added to errors before their logarithm: fully sampled scans have next to none
 JITTER = 0.15  # standard deviations by which features are shaken while fitting, against overfitting
+SMALLNESS = 0.1  # by which squares of the weights of the discriminants are held down
 COVERED = 0.9  # quantile of errors that the map is fitted to
 RATIO_LEVELS = 2000
 
@@ -55,32 +56,29 @@ def fit_error(features: Tensor, log_nmse: Tensor, weight: Tensor, steps: int = 1
     return network.eval()
 
 
-def fit_faults(features: Tensor, labels: Tensor, n_faults: int, steps: int = 800) -> Ensemble:
-    """Scores of faults against none; ``labels`` are 0 for none and 1 and up for faults."""
-    torch.manual_seed(1)
-    network = Ensemble(features.shape[1], n_faults + 1)
+def fit_faults(features: Tensor, labels: Tensor, n_faults: int) -> Discriminants:
+    """Logistic regression of each fault against none, held small; ``labels`` are 0 for none and 1 and up for faults."""
+    network = Discriminants(features.shape[1], n_faults)
+    with torch.no_grad():
+        network.line.weight.zero_()
+        network.line.bias.zero_()
+    wanted = torch.nn.functional.one_hot(labels, n_faults + 1)[:, 1:].float()
     counts = torch.bincount(labels, minlength=n_faults + 1).float()
-    share = torch.where(torch.arange(n_faults + 1) == 0, 0.5, 0.5 / n_faults)  # half the weight to faultless scans
-    weight = (share / counts.clamp_min(1))[labels]
-    drawn = torch.poisson(torch.ones(5, len(features))) * weight
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=5e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        found = network(features + JITTER * torch.randn_like(features))
-        loss = nn.functional.cross_entropy(found.flatten(0, 1), labels.repeat(5), reduction="none")
-        loss = (loss * drawn.flatten()).sum() / drawn.sum()
+    # Against none only: scans with another fault have no part in it. Both sides weigh the same.
+    weight = torch.where(wanted > 0, 0.5 / counts[1:], torch.where(labels[:, None] == 0, 0.5 / counts[0], 0.0))
+    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
         optimizer.zero_grad()
+        loss = (
+            weight * nn.functional.binary_cross_entropy_with_logits(network(features), wanted, reduction="none")
+        ).sum()
+        loss = loss + SMALLNESS * network.line.weight.square().sum()
         loss.backward()
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():  # what stays of the outputs is how much more a fault is likely than none
-        weight, bias = network.weights[-1], network.biases[-1]
-        kept = Ensemble(features.shape[1], n_faults)
-        for layer in (0, 1):
-            kept.weights[layer].data, kept.biases[layer].data = network.weights[layer].data, network.biases[layer].data
-        kept.weights[2].data = weight[..., 1:] - weight[..., :1]
-        kept.biases[2].data = bias[..., 1:] - bias[..., :1]
-    return kept.eval()
+        return loss
+
+    optimizer.step(closure)
+    return network.eval()
 
 
 def fit_places(collected: Collected, told: Tensor, steps: int = 1500, side: int = 72) -> ErrorMap:

@@ -98,8 +98,9 @@ def told(rows: list[dict[str, str]]) -> None:
     print(f"{len(good)} reconstructions of {len({row['file'] for row in good})} files")
     for name, chosen in [("all", accelerations > 0)] + [(f"{r:g}x", accelerations == r) for r in (2, 4, 6, 8)]:
         inside = (low <= true) & (true <= high)
+        correlation = np.corrcoef(np.log(true[chosen]), np.log(predicted[chosen]))[0, 1]
         print(
-            f"{name}: correlation of log NMSE {np.corrcoef(np.log(true[chosen]), np.log(predicted[chosen]))[0, 1]:.3f}, "
+            f"{name}: correlation of log NMSE {correlation:.3f}, "
             f"inside the interval {100 * inside[chosen].mean():.0f} %, predicted over true "
             f"{np.exp(np.median(np.log(predicted / true)[chosen])):.2f}"
         )

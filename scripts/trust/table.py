@@ -48,7 +48,10 @@ def errors(test: Collected, heads: Heads) -> Iterator[str]:
     inside = np.abs(truth - predicted) <= quantile(heads.error_scores, 0.9) * spreads.numpy()
     factor = np.exp(quantile(heads.error_scores, 0.9) * spreads.numpy())
     acceleration = np.exp(-test.features[:, test.names.index("fraction")])
-    yield "| acceleration | scans | correlation of log NMSE | median error of prediction | inside the 90 % interval | half width (median) |"
+    yield (
+        "| acceleration | scans | correlation of log NMSE | median error of prediction | inside the 90 % interval "
+        "| half width (median) |"
+    )
     yield "|---|---|---|---|---|---|"
     for low, high in ((1.0, math.inf), *ACCELERATIONS):
         chosen = (acceleration >= low) & (acceleration < high)
@@ -82,7 +85,8 @@ def places(test: Collected, heads: Heads) -> Iterator[str]:
     yield (
         f"Error map, {len(areas)} scans: AUROC for the {100 * TOP:.0f} % of pixels with the largest error, mean "
         f"{np.mean(areas):.3f}, median {np.median(areas):.3f}, lowest tenth {np.quantile(areas, 0.1):.3f} (of the "
-        f"magnitude itself: {np.mean(plain):.3f}); pixels below the map at coverage 90 %: {100 * np.mean(covered):.1f} %."
+        f"magnitude itself: {np.mean(plain):.3f}); pixels below the map at coverage 90 %: "
+        f"{100 * np.mean(covered):.1f} %."
     )
 
 
@@ -94,11 +98,17 @@ def sabotage(folder: Path, method: str, heads: Heads, clean: Collected) -> Itera
     own = joint_limits(scores, FALSE_ALARMS)
     alarms = float((scores > shipped).any(1).float().mean())
     noisy = noise_found(clean)
-    yield f"False alarms on {len(clean.nmse)} faultless scans of the test people: {100 * alarms:.1f} % with the limits as shipped"
-    yield f"(5 % by definition in the table's second column); of the noise check {100 * noisy.mean():.1f} %."
+    yield (
+        f"False alarms on {len(clean.nmse)} faultless scans of the test people: {100 * alarms:.1f} % with the limits "
+        f"as shipped, 5 % by definition in the next column; of the noise check {100 * noisy.mean():.1f} %. The last "
+        "but one column is what each check finds alone, at 5 % false alarms of its own."
+    )
     yield ""
-    yield "| fault | scans (people) | found, limits as shipped | found at 5 % false alarms here | by its own check | NMSE, median |"
-    yield "|---|---|---|---|---|---|"
+    yield (
+        "| fault | scans (people) | found, limits as shipped | found at 5 % false alarms here | named rightly "
+        "| its check alone at 5 % | NMSE, median |"
+    )
+    yield "|---|---|---|---|---|---|---|"
     for fault in (*FAULTS, OTHER_BODY):
         found = load(folder, method, "test", fault, pictures=False)
         with torch.inference_mode():
@@ -106,10 +116,15 @@ def sabotage(folder: Path, method: str, heads: Heads, clean: Collected) -> Itera
         extra = noise_found(found) if fault == NOISE_FAULT else np.zeros(len(found.nmse), bool)
         any_shipped = (these > shipped).any(1).numpy() | extra
         any_own = (these > own).any(1).numpy() | extra
-        by_own = extra if fault == NOISE_FAULT else (these > shipped)[:, FAULT_NAMES.index(fault)].numpy()
+        named, alone = extra, extra
+        if fault != NOISE_FAULT:
+            index = FAULT_NAMES.index(fault)
+            named = (these > shipped)[:, index].numpy()
+            alone = (these[:, index] > torch.quantile(scores[:, index], 1 - FALSE_ALARMS)).numpy()
         yield (
             f"| {fault} | {len(found.nmse)} ({len(set(found.people))}) | {100 * any_shipped.mean():.0f} % "
-            f"| {100 * any_own.mean():.0f} % | {100 * by_own.mean():.0f} % | {np.median(found.nmse):.3g} |"
+            f"| {100 * any_own.mean():.0f} % | {100 * named.mean():.0f} % | {100 * alone.mean():.0f} % "
+            f"| {np.median(found.nmse):.3g} |"
         )
 
 

@@ -1,6 +1,6 @@
 """State evolution in MRI: variable-density message passing foretells its error, wavelet band by wavelet band.
 
-    python scripts/reproduce/state_evolution_mri.py --scan FILE    about five minutes of one core
+    python scripts/reproduce/state_evolution_mri.py --scan FILE    about three minutes of one core
     python scripts/reproduce/state_evolution_mri.py --quick        under a minute: a small head, one mask
 
 The analytic head, and one virtual coil of a fully sampled fastMRI file (its strongest, by singular values; by default
@@ -306,11 +306,13 @@ def main() -> None:
         "--out", type=Path, default=Path("results/state_evolution_mri"), help="folder for CSV, PNG and text"
     )
     parser.add_argument("--quick", action="store_true", help="a small version in under a minute")
+    parser.add_argument("--masks", type=int, default=1, help="how many masks are averaged over")
     known = Path(folder) / "kspace" / "brain_t1_7coil.h5" if folder else None
     parser.add_argument("--scan", type=Path, default=known, help="a fully sampled fastMRI file, Cartesian")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    shape, n_masks, n_fista = ((96, 80), 1, 20) if arguments.quick else ((192, 160), 3, N_FISTA)
+    shape, n_fista = ((96, 80), 20) if arguments.quick else ((192, 160), N_FISTA)
+    n_masks = 1 if arguments.quick else arguments.masks
     accelerations = ACCELERATIONS[:1] if arguments.quick else ACCELERATIONS
     pictures = {"analytic head": scaled(torch.from_numpy(phantom_kspace(shape, 1)[0, 0]))}
     if arguments.scan and not arguments.quick:

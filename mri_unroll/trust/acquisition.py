@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mri_unroll.physics.fourier import centred_ifft
 from mri_unroll.scan import Scan
 from mri_unroll.trust.checks import Check
 
@@ -75,9 +76,10 @@ class AcquisitionChecks:
 
 
 def noise_floor(kspace: Tensor, mask: Tensor) -> float:
-    """Noise power of a sample, summed over coils, from the corner of k-space that holds least; 0 if unknown.
+    """Noise power of a sample, summed over coils, from where there is least; 0 if unknown.
 
-    It counts only where the spectrum has become flat: what still falls towards the corner is signal.
+    That is a corner of k-space, if the spectrum has become flat there (what still falls towards the corner is signal),
+    or, where whole lines were measured, rows of the picture beside the body, if several are alike.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def noise_floor(kspace: Tensor, mask: Tensor) -> float:
         ``(ky, kx)``.
     """
     y, x = ((torch.arange(n, device=mask.device) - n // 2) / n for n in mask.shape)
-    least = 0.0
+    least = _beside_the_body(kspace, mask)
     for side_y, side_x in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         powers = []
         for low, high in ((0.42, 0.5), (0.34, 0.42)):
@@ -102,3 +104,17 @@ def noise_floor(kspace: Tensor, mask: Tensor) -> float:
         if len(powers) == 2 and powers[1] < FLAT * powers[0] and (not least or powers[0] < least):
             least = powers[0]
     return least
+
+
+def _beside_the_body(kspace: Tensor, mask: Tensor) -> float:
+    """As `noise_floor`, from the rows of the picture with least power; 0 where they are not alike."""
+    lines = mask.any(0)
+    if not bool(lines.any()) or bool((mask[:, lines] != mask[:, lines][:, :1]).any()):
+        return 0.0
+    measured = mask[:, lines][:, 0].float().mean()  # of a readout that was sampled from one side, part is zero
+    rows = centred_ifft(kspace[..., lines], (-2,)).abs().square().sum(0).mean(-1) / measured
+    ordered = rows.sort().values
+    few, more = max(2, round(0.04 * len(rows))), max(4, round(0.1 * len(rows)))
+    spread = 1 / math.sqrt(int(lines.sum()) * len(kspace))  # of the mean power of a row of noise
+    alike = float(ordered[more - 1]) < (FLAT + 3 * spread) * float(ordered[:few].mean())
+    return float(ordered[:more].mean()) if alike else 0.0

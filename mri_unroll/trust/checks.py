@@ -50,9 +50,8 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
         scores = fault_scores(heads.standard([part.features for part in evidence]), heads)
     weights = torch.tensor([part.energy for part in evidence], dtype=torch.float32)
     mean = (weights / weights.sum()) @ scores
-    soft, hard = (joint_limits(heads.fault_scores, share) for share in (FALSE_ALARMS, SURE))
     return [
-        Check(SAYS[fault][0], float(mean[i]), float(soft[i]), float(hard[i]), SAYS[fault][1])
+        Check(SAYS[fault][0], float(mean[i]), float(heads.limits[0, i]), float(heads.limits[1, i]), SAYS[fault][1])
         for i, fault in enumerate(heads.fault_names)
     ]
 
@@ -60,20 +59,6 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
 def fault_scores(features: Tensor, heads: Heads) -> Tensor:
     """How much each part looks like each fault, ``(n, fault)``: log-odds against none."""
     return heads.faults(features)
-
-
-def joint_limits(scores: Tensor, false_alarms: float) -> Tensor:
-    """Limits, one a fault, that a share ``false_alarms`` of faultless scans ``(scan, fault)`` exceeds in any of them.
-
-    All checks share the alarms alike: each limit is the same quantile of its own scores.
-    """
-    n = len(scores)
-    ordered = scores.sort(0).values
-    for rank in range(n - 1, -1, -1):
-        alarms = float((scores > ordered[rank]).any(1).float().mean())
-        if alarms > false_alarms:
-            return ordered[min(rank + 1, n - 1)]
-    return ordered[0]
 
 
 @functools.cache

@@ -110,7 +110,7 @@ class Heads:
     places: ErrorMap
     faults: Discriminants  # one number a fault, see `fault_names`; larger is more like it
     fault_names: tuple[str, ...]
-    fault_scores: Tensor  # (clean scan, fault), of the calibration
+    limits: Tensor  # (2, fault): scores above which a check says look, and do not use
     error_scores: Tensor  # (scan,), |log NMSE - mean| / spread of the calibration, ascending
     place_scores: Tensor  # (level,), true error over the map at pixels of the calibration, ascending
     about: dict[str, Any]  # method, digest of its weights, how it was made
@@ -177,5 +177,5 @@ def load(path: Path) -> Heads:
     )
 
 
-_PLAIN = ("mean", "spread", "fault_scores", "error_scores", "place_scores")
+_PLAIN = ("mean", "spread", "limits", "error_scores", "place_scores")
 _NETWORKS = ("error", "places", "faults")

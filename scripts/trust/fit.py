@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from evidence_files import FAULT_NAMES, Collected, load
+from faults import OTHER_BODY
 from torch import Tensor, nn
 
 from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.trust import heads as calibrations
-from mri_unroll.trust.checks import fault_scores
+from mri_unroll.trust.checks import FALSE_ALARMS, SURE, fault_scores
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import log_errors, numbers
 from mri_unroll.trust.witness import SUFFIX
 
 FLOOR = 1e-6  # added to errors before their logarithm: fully sampled scans have next to none
 JITTER = 0.15  # standard deviations by which features are shaken while fitting, against overfitting
-SMALLNESS = 0.1  # by which squares of the weights of the discriminants are held down
+SMALLNESS = 0.01  # by which squares of the weights of the discriminants are held down
 COVERED = 0.9  # quantile of errors that the map is fitted to
 RATIO_LEVELS = 2000
 
@@ -56,9 +57,23 @@ def fit_error(features: Tensor, log_nmse: Tensor, weight: Tensor, steps: int = 1
     return network.eval()
 
 
-def fit_faults(features: Tensor, labels: Tensor, n_faults: int) -> Discriminants:
+def may_use(names: tuple[str, ...], fault: str) -> Tensor:
+    """Which features a fault may be read from, ``(feature,)``, 1 or 0.
+
+    What a picture looks like says which body it is and nothing of the acquisition: a knee that fills its field of
+    view is no ghost. That a coil is weak is no fault either; only what it holds tells whether it works.
+    """
+    appearance = ("grey_", "band_", "edge_", "filled", "asymmetry", "roughness_")
+    weak = ("coil_silent", "coil_spread", "coil_gain", "coil_worst")
+    unfit = () if fault == OTHER_BODY else (*appearance, *(weak if fault == "missing coil" else ("coil_silent",)))
+    return torch.tensor([0.0 if name.startswith(unfit) else 1.0 for name in names]) if unfit else torch.ones(len(names))
+
+
+def fit_faults(features: Tensor, labels: Tensor, names: tuple[str, ...]) -> Discriminants:
     """Logistic regression of each fault against none, held small; ``labels`` are 0 for none and 1 and up for faults."""
+    n_faults = len(FAULT_NAMES)
     network = Discriminants(features.shape[1], n_faults)
+    used = torch.stack([may_use(names, fault) for fault in FAULT_NAMES]).repeat(1, 2)
     with torch.no_grad():
         network.line.weight.zero_()
         network.line.bias.zero_()
@@ -70,15 +85,50 @@ def fit_faults(features: Tensor, labels: Tensor, n_faults: int) -> Discriminants
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = (
-            weight * nn.functional.binary_cross_entropy_with_logits(network(features), wanted, reduction="none")
-        ).sum()
-        loss = loss + SMALLNESS * network.line.weight.square().sum()
+        network.line.weight.data *= used
+        each = nn.functional.binary_cross_entropy_with_logits(network(features), wanted, reduction="none")
+        loss = (weight * each).sum() + SMALLNESS * network.line.weight.square().sum()
         loss.backward()
+        network.line.weight.grad *= used
         return loss
 
     optimizer.step(closure)
     return network.eval()
+
+
+def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Tensor:
+    """Limits, one a fault, that a share ``false_alarms`` of faultless scans exceeds in any of them.
+
+    Checks share the alarms so that the fault which is found least is found as often as can be: the limit of the worst
+    is lowered by one faultless scan after the other.
+
+    Parameters
+    ----------
+    clean
+        Scores of faultless scans, ``(scan, fault)``.
+    damaged
+        Of each fault, the scores of scans that have it, ``(scan, fault)``.
+    false_alarms
+        0..1.
+    """
+    ordered = clean.sort(0, descending=True).values
+    ranks = torch.zeros(clean.shape[1], dtype=torch.long)  # as many faultless scans lie above each limit
+    open_ = set(range(clean.shape[1]))
+
+    def limits(ranks: Tensor) -> Tensor:
+        return ordered.gather(0, ranks[None])[0]
+
+    while open_:
+        now = limits(ranks)
+        rates = {i: float((damaged[i] > now).any(1).float().mean()) for i in open_}
+        weakest = min(open_, key=lambda i: (rates[i], i))
+        tried = ranks.clone()
+        tried[weakest] += 1
+        if float((clean > limits(tried)).any(1).float().mean()) <= false_alarms and int(tried[weakest]) < len(clean):
+            ranks = tried
+        else:
+            open_.remove(weakest)
+    return limits(ranks)
 
 
 def fit_places(collected: Collected, told: Tensor, steps: int = 1500, side: int = 72) -> ErrorMap:
@@ -132,7 +182,7 @@ def fit(method: str, folder: Path) -> Heads:
     labels = torch.cat([torch.full((len(part.nmse),), i) for i, part in enumerate((train, *damaged))])
     log_nmse = torch.from_numpy(np.log(np.concatenate([part.nmse for part in (train, *damaged)]) + FLOOR)).float()
     error = fit_error(features, log_nmse, torch.where(labels == 0, 1.0, 0.3))
-    faults = fit_faults(features, labels, len(FAULT_NAMES))
+    faults = fit_faults(features, labels, train.names)
     reconstructor = make_reconstructor(method)
     assert isinstance(reconstructor, SlicewiseReconstructor)
     about = {
@@ -152,7 +202,10 @@ def fit(method: str, folder: Path) -> Heads:
         standard = heads.standard(calibration.named())
         means, spreads = log_errors(standard, heads)
         residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means).abs() / spreads
-        heads = replaced(heads, error_scores=residual.sort().values, fault_scores=fault_scores(standard, heads))
+        clean = fault_scores(standard, heads)
+        found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
+        limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)])
+        heads = replaced(heads, error_scores=residual.sort().values, limits=limits)
     return replaced(heads, place_scores=place_ratios(calibration, heads))
 
 

@@ -142,8 +142,8 @@ def noise_lines(count: int, data: Path) -> Iterator[str]:
     known_4, alarm_4 = (np.mean([pair[i] for pair in found[NOISE_FAULT]]) for i in (0, 1))
     yield (
         f"Noise against the noise scan, {count} scans of {len(whose)} people: it could be judged in {100 * known:.0f} "
-        f"% and gave an alarm in {100 * alarm:.1f} %; with {NOISE_FAULT} it could be judged in {100 * known_4:.0f} % and "
-        f"gave an alarm in **{100 * alarm_4:.0f} %**."
+        f"% and gave an alarm in {100 * alarm:.1f} %; with {NOISE_FAULT} it could be judged in {100 * known_4:.0f} % "
+        f"and gave an alarm in **{100 * alarm_4:.0f} %**."
     )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mri_unroll.errors import ModelError
+from mri_unroll.io.atomic import atomic_path
 from mri_unroll.trust.evidence import CHANNELS
 
 FORMAT = "mri_unroll trust 1"
@@ -81,13 +82,13 @@ class ErrorMap(nn.Module):
         self.n_numbers = n_numbers
         n = len(CHANNELS)
         self.layers = nn.Sequential(
-            nn.Conv2d(n + n_numbers, width, 3, padding=1),
+            nn.Conv2d(n + n_numbers, width, 3, padding=1, padding_mode="replicate"),
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2),
+            nn.Conv2d(width, width, 3, padding=2, dilation=2, padding_mode="replicate"),
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=4, dilation=4),
+            nn.Conv2d(width, width, 3, padding=4, dilation=4, padding_mode="replicate"),
             nn.SiLU(),
-            nn.Conv2d(width, 1, 3, padding=1),
+            nn.Conv2d(width, 1, 3, padding=1, padding_mode="replicate"),
         )
 
     def forward(self, pictures: Tensor, numbers: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class Heads:
 
 
 def save(heads: Heads, path: Path) -> None:
-    """Write a calibration; half precision is enough for the networks."""
+    """Write a calibration; what was there under its name is replaced."""
     tensors = {name: getattr(heads, name) for name in _PLAIN}
     for part in _NETWORKS:
         tensors |= {f"{part}.{name}": value for name, value in getattr(heads, part).state_dict().items()}
@@ -141,7 +142,9 @@ def save(heads: Heads, path: Path) -> None:
         "fault_names": json.dumps(heads.fault_names),
         "about": json.dumps(heads.about, sort_keys=True),
     }
-    save_file({name: value.contiguous().to(torch.float32) for name, value in tensors.items()}, path, metadata)
+    content = safetensors.torch.save({name: value.contiguous().float() for name, value in tensors.items()}, metadata)
+    with atomic_path(path, overwrite=True) as part:
+        part.write_bytes(content)
 
 
 def load(path: Path) -> Heads:

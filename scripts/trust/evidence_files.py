@@ -24,7 +24,7 @@ class Collected:
     announced: NDArray[np.float64]  # (scan,), noise power told of
     corner: NDArray[np.float64]  # (scan,), noise power found; 0 if unknown
     people: list[str]
-    pictures: list[NDArray[np.float16]]  # (channel, y, x) each; empty if not kept
+    pictures: list[NDArray[np.float16]]  # (channel, y, x) each, of the first scans; those after have none
     errors: list[NDArray[np.float16]]  # (y, x) each
 
     def named(self) -> list[dict[str, float]]:
@@ -39,8 +39,10 @@ def load(folder: Path, method: str, people: str, fault: str, pictures: bool = Tr
         raise SystemExit(f"There is no evidence of {method}, {people}, {fault} in {folder}: run collect.py.")
     files = [np.load(path) for path in paths]
     kept, errors = [], []
-    for file in files:
+    for number, file in enumerate(files):
         count = sum(name.startswith("error_") for name in file.files) if pictures else 0
+        if count and len(kept) != sum(len(before["nmse"]) for before in files[:number]):
+            raise SystemExit(f"Scans of {method}, {people}, {fault} with pictures come after others without them.")
         kept += [file[f"pictures_{i}"] for i in range(count)]
         errors += [file[f"error_{i}"] for i in range(count)]
     return Collected(

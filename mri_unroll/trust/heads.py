@@ -143,8 +143,8 @@ def save(heads: Heads, path: Path) -> None:
         "about": json.dumps(heads.about, sort_keys=True),
     }
     content = safetensors.torch.save({name: value.contiguous().float() for name, value in tensors.items()}, metadata)
-    with atomic_path(path, overwrite=True) as part:
-        part.write_bytes(content)
+    with atomic_path(path, overwrite=True) as target:
+        target.write_bytes(content)
 
 
 def load(path: Path) -> Heads:

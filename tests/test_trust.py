@@ -101,6 +101,7 @@ def test_every_fault_has_a_check_with_limits_in_order(heads: Heads) -> None:
     found = fault_checks([evidence(), evidence(3.0)], heads)
     assert len({check.name for check in found}) == len(SAYS)
     assert all(check.limit < check.hard_limit and check.says.endswith(".") for check in found)
+    assert [check.name for check in found if math.isinf(check.hard_limit)] == ["appearance"]
 
 
 @pytest.mark.parametrize(

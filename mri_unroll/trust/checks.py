@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +27,8 @@ SAYS = {
     "lesion removed": ("agreement", "The picture lacks, or adds, something that the measurements do not bear out."),
 }
 
+ADVISORY = ("other body part",)  # what is only unfamiliar may be right: a reason to look, none to refuse
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -35,7 +37,7 @@ class Check:
     name: str
     score: float
     limit: float  # above it: look at the picture
-    hard_limit: float  # above it: do not use it
+    hard_limit: float  # above it: do not use it; infinite where it is only a reason to look
     says: str  # what is wrong if it is
 
     @property
@@ -50,18 +52,14 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
         scores = fault_scores(heads.standard([part.features for part in evidence]), heads)
     weights = torch.tensor([part.energy for part in evidence], dtype=torch.float32)
     mean = (weights / weights.sum()) @ scores
-    return [
-        Check(SAYS[fault][0], float(mean[i]), float(heads.limits[0, i]), float(heads.limits[1, i]), SAYS[fault][1])
-        for i, fault in enumerate(heads.fault_names)
-    ]
+    found = []
+    for i, fault in enumerate(heads.fault_names):
+        name, says = SAYS[fault]
+        hard = math.inf if fault in ADVISORY else float(heads.limits[1, i])
+        found.append(Check(name, float(mean[i]), float(heads.limits[0, i]), hard, says))
+    return found
 
 
 def fault_scores(features: Tensor, heads: Heads) -> Tensor:
     """How much each part looks like each fault, ``(n, fault)``: log-odds against none."""
     return heads.faults(features)
-
-
-@functools.cache
-def known_names() -> tuple[str, ...]:
-    """Names of the checks as the sidecar has them."""
-    return tuple(name for name, _ in SAYS.values())

@@ -184,6 +184,7 @@ def test_a_drop_without_a_token_is_refused(browser: Any) -> None:
     """
     browser.execute_script(dropped)
     until(lambda: "Log in first" in browser.find_element(By.ID, "trouble").text)
+    assert browser.find_element(By.ID, "trouble").is_displayed()
 
 
 def test_it_is_readable_in_the_dark(browser: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import h5py
@@ -18,14 +19,14 @@ from mri_unroll.errors import ConfigError, ModelError
 from mri_unroll.image import Evidence
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.pipeline import reconstruct_file
-from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.recon.reconstructor import make_reconstructor, shipped_models
 from mri_unroll.scan import Geometry, Scan, Source
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks, noise_floor
 from mri_unroll.trust.checks import SAYS, Check, fault_checks
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import Prediction, check_coverage, error_map, predict, quantile
-from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, judge
+from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, Verdict, judge
 from mri_unroll.trust.witness import SUFFIX, Witness, calibrated_methods
 
 SHAPE = (96, 80)
@@ -235,6 +236,26 @@ def test_a_calibrated_method_is_judged_end_to_end(method: str, tmp_path: Path) -
         np.testing.assert_array_equal(one["reconstruction"][:], other["reconstruction"][:])
         assert "predicted_error" not in other
     assert unwatched.summary["verdict"] is None
+
+
+def test_the_calibration_beside_a_checkpoint_is_used_if_it_belongs_to_it(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mine.safetensors"
+    shutil.copy(shipped_models()["unrolled-small"], checkpoint)
+    calibration = calibrations.load(calibrated_methods()["unrolled-small"])
+
+    def judged() -> Verdict:
+        config = ReconstructionConfig(method=str(checkpoint))
+        witness = Witness(make_reconstructor(config.method, config), config)
+        scan = scan_of()
+        witness.watch(scan)
+        return witness.verdict(witness.reconstructor.reconstruct(scan))
+
+    assert "calibrated are" in judged().text
+    calibrations.save(calibration, tmp_path / f"mine{SUFFIX}")
+    assert judged().predicted is not None
+    other = dataclasses.replace(calibration, about=calibration.about | {"weights_digest": "sha256:0"})
+    calibrations.save(other, tmp_path / f"mine{SUFFIX}")
+    assert "belongs to other weights" in judged().text
 
 
 def test_the_default_network_has_a_calibration_that_belongs_to_it() -> None:

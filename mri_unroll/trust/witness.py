@@ -98,8 +98,10 @@ def _heads_for(reconstructor: Reconstructor, config: ReconstructionConfig) -> tu
     """The calibration of a method, or why there is none."""
     if not isinstance(reconstructor, SlicewiseReconstructor):
         return None, [f"No error is predicted for the method {reconstructor.name!r}."]
-    beside = Path(config.method).with_suffix(SUFFIX)
-    path = beside if beside.is_file() else calibrated_methods().get(config.method)
+    path = calibrated_methods().get(config.method)
+    if config.method.endswith(".safetensors"):
+        beside = Path(config.method).with_suffix(SUFFIX)
+        path = beside if beside.is_file() else None
     if path is None:
         known = ", ".join(calibrated_methods())
         return None, [f"No error is predicted for {reconstructor.name!r}: calibrated are {known} (docs/trust.md)."]

@@ -51,7 +51,7 @@ def reconstruct_file(
     layout: str | None = None,
     events: Events = ignore,
     reconstructor: Reconstructor | None = None,
-    finished: Callable[[Image, Mapping[str, str]], None] = lambda image, notes: None,
+    finished: Callable[[Image, Mapping[str, str], str], None] = lambda image, notes, verdict: None,
 ) -> Outcome:
     """Reconstruct one file and write volume, report, preview and sidecar.
 
@@ -70,7 +70,8 @@ def reconstruct_file(
     reconstructor
         The method that ``config`` names, made already; None: it is made here.
     finished
-        Called with the picture and the notes of the header, see `mri_unroll.scan.Source`, before anything is written.
+        Called with the picture, the notes of the header, see `mri_unroll.scan.Source`, and the verdict in one line,
+        before anything is written.
 
     Raises
     ------
@@ -96,13 +97,13 @@ def reconstruct_file(
     verdict = None if witness is None else witness.verdict(volume.image)
     quality = assess(volume.image, volume.reference, volume.reference_name, volume.warnings, verdict)
     seconds = time.perf_counter() - started
-    finished(volume.image, volume.middle.source.notes)
+    said = verdict.text if verdict else ""
+    finished(volume.image, volume.middle.source.notes, said)
     summary = _summary(path, config, volume, quality, seconds)
     content = _report_content(path, volume, quality, found, summary)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     events({"event": "writing", "folder": str(targets[0].parent)})
     if config.format == "dicom":
-        said = quality.verdict.text if quality.verdict else ""
         summary["warnings"] += write_objects(volume.image, targets[0], config, volume.middle.source.notes, said)
     else:
         write_image(volume.image, targets[0], overwrite=config.overwrite)

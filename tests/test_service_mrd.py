@@ -113,7 +113,7 @@ def test_what_is_sent_comes_back_as_pictures(
         for name, axis in zip(("read_dir", "phase_dir", "slice_dir"), AXES, strict=True):
             np.testing.assert_allclose(head[name], axis, atol=1e-6)
         assert (head["image_index"], head["slice"], head["image_type"]) == (index + 1, index, 1)
-        for words in ("<name>Keep_image_geometry</name><value>1<", "[RESEARCH]", "RescaleSlope"):
+        for words in ("<name>Keep_image_geometry</name><value>1<", "[RESEARCH]", "RescaleSlope", "Verdict check."):
             assert words in image.attributes
     assert images[-1].pixels.max() == 4095
     assert "CANARYNAME" not in "".join(service.log)

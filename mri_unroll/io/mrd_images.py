@@ -15,13 +15,15 @@ _UNSIGNED_SHORT = 1  # data_type
 _SERIES = 1
 
 
-def image_messages(image: Image, bits: int = 12) -> Iterator[ImageMessage]:
+def image_messages(image: Image, verdict: str = "", bits: int = 12) -> Iterator[ImageMessage]:
     """One message a slice, with the readout along x, as ISMRMRD has it: our y.
 
     Parameters
     ----------
     image
         With geometry as far as it is known; where it is not, the place is nominal and the comment says so.
+    verdict
+        What to think of the picture, in one line; goes into the comment.
     bits
         That the brightest pixel of the volume fills.
     """
@@ -34,7 +36,8 @@ def image_messages(image: Image, bits: int = 12) -> Iterator[ImageMessage]:
     nominal = np.arange(count)[:, None] * fov[2] * axes[2]
     places = geometry.position if is_placed and geometry.position is not None else nominal
     top = float(np.percentile(image.pixels, 99.5)) * scale
-    comment = "RESEARCH USE ONLY. NOT FOR DIAGNOSIS." + ("" if is_placed else " The place is nominal.")
+    told = ("RESEARCH USE ONLY. NOT FOR DIAGNOSIS.", "" if is_placed else "The place is nominal.", verdict)
+    comment = " ".join(filter(None, told))
     attributes = {
         "DataRole": "Image",
         "ImageProcessingHistory": f"mri_unroll {image.provenance.method}",

@@ -173,16 +173,16 @@ def _raw(file: Path, out: Path, wish: Any, order: dict[str, Any], events: Say) -
     config = wish.reconstruction(order["device"], order["relief"])
     missing: dict[str, str] = {}
 
-    def finished(image: Image, notes: Mapping[str, str]) -> None:
+    def finished(image: Image, notes: Mapping[str, str], verdict: str) -> None:
         write_nifti(image, out / RESULTS["nifti"][0])
         if wish.mrd:
             with (out / RESULTS["mrd"][0]).open("wb") as stream:
-                stream.writelines(image_message(one) for one in image_messages(image))
+                stream.writelines(image_message(one) for one in image_messages(image, verdict))
         before = zero_filled(file, config)
         volumes = {"reconstruction": image.pixels, "before": before}
         _write_viewer(out, volumes if before.shape == image.pixels.shape else {"reconstruction": image.pixels})
         try:
-            write_objects(image, out / "dicom", config, notes)
+            write_objects(image, out / "dicom", config, notes, verdict)
         except UnsupportedScan as error:
             missing["dicom.zip"] = str(error)
         else:

@@ -16,7 +16,7 @@ from mri_unroll.nets import model
 from mri_unroll.nets.model import Network
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.sense import SenseOperator
-from mri_unroll.recon.calibrate import CalibratedProblem, Problem
+from mri_unroll.recon.calibrate import Problem
 from mri_unroll.recon.reconstructor import Reconstructor, choose_device, shipped_models, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.scan import Scan
@@ -71,10 +71,7 @@ class Witness:
         assert self._heads is not None
         if not isinstance(problem.op, SenseOperator) or not isinstance(op, SenseOperator) or image.ndim != 3:
             return None
-        on_grid = CalibratedProblem(
-            **{field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-        )
-        evidence, pictures = gather(on_grid, image, op, self._network)
+        evidence, pictures = gather(problem, image, op, self._network)
         features = self._heads.standard([evidence.features])
         return evidence, error_map(pictures.cpu(), features, self._heads, self._coverage)
 

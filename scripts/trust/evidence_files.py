@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from faults import FAULTS, OTHER_BODY
 from numpy.typing import NDArray
-
-# Noise that grew between the noise scan and the scan is found by comparing the two, not from the picture.
-NOISE_FAULT = "noise x4"
-FAULT_NAMES = (*(name for name in FAULTS if name != NOISE_FAULT), OTHER_BODY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,8 +16,6 @@ class Collected:
     names: tuple[str, ...]
     features: NDArray[np.float32]  # (scan, feature)
     nmse: NDArray[np.float64]  # (scan,)
-    announced: NDArray[np.float64]  # (scan,), noise power told of
-    corner: NDArray[np.float64]  # (scan,), noise power found; 0 if unknown
     people: list[str]
     pictures: list[NDArray[np.float16]]  # (channel, y, x) each, of the first scans; those after have none
     errors: list[NDArray[np.float16]]  # (y, x) each
@@ -47,7 +40,7 @@ def load(folder: Path, method: str, people: str, fault: str, pictures: bool = Tr
         errors += [file[f"error_{i}"] for i in range(count)]
     return Collected(
         tuple(map(str, files[0]["names"])),
-        *(np.concatenate([file[key] for file in files]) for key in ("features", "nmse", "noise_cov", "corner")),
+        *(np.concatenate([file[key] for file in files]) for key in ("features", "nmse")),
         [str(name) for file in files for name in file["people"]],
         kept,
         errors,

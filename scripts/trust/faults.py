@@ -147,7 +147,9 @@ FAULTS: dict[str, Callable[[Measured, Generator], Measured | None]] = {
     "wrong normalisation": wrong_normalisation,
     "added ghost": added_ghost,
     "motion": motion,
-    "noise x4": fourfold_noise,
     "lesion removed": with_lesion,  # the picture is that of the scan without it
 }
 OTHER_BODY = "other body part"
+FAULT_NAMES = (*FAULTS, OTHER_BODY)
+# Noise that grew since the noise scan is found by comparing the two (`fourfold_noise`), not from the picture.
+NOISE_FAULT = "noise x4"

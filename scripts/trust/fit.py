@@ -9,12 +9,13 @@ Networks are fitted to scans of people that reconstruction networks were trained
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
-from evidence_files import FAULT_NAMES, Collected, load
-from faults import OTHER_BODY
+from evidence_files import Collected, load
+from faults import FAULT_NAMES, OTHER_BODY
 from torch import Tensor, nn
 
 from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
@@ -197,7 +198,7 @@ def fit(method: str, folder: Path) -> Heads:
     empty = torch.zeros(1)
     heads = Heads(train.names, mean, spread, error, ErrorMap(), faults, FAULT_NAMES, empty, empty, empty, about)
     told = numbers(heads.standard(train.named()), heads).detach()
-    heads = replaced(heads, places=fit_places(train, told))
+    heads = dataclasses.replace(heads, places=fit_places(train, told))
     with torch.inference_mode():
         standard = heads.standard(calibration.named())
         means, spreads = log_errors(standard, heads)
@@ -205,15 +206,8 @@ def fit(method: str, folder: Path) -> Heads:
         clean = fault_scores(standard, heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
         limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)])
-        heads = replaced(heads, error_scores=residual.sort().values, limits=limits)
-    return replaced(heads, place_scores=place_ratios(calibration, heads))
-
-
-def replaced(heads: Heads, **changes: object) -> Heads:
-    """`dataclasses.replace`."""
-    import dataclasses
-
-    return dataclasses.replace(heads, **changes)  # type: ignore[arg-type]
+        heads = dataclasses.replace(heads, error_scores=residual.sort().values, limits=limits)
+    return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
 
 
 def main() -> None:

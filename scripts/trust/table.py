@@ -16,8 +16,8 @@ import matplotlib
 import numpy as np
 import torch
 from collect import HERE, acquire, people
-from evidence_files import FAULT_NAMES, NOISE_FAULT, Collected, load
-from faults import fourfold_noise, measured
+from evidence_files import Collected, load
+from faults import FAULT_NAMES, NOISE_FAULT, fourfold_noise, measured
 from fit import FLOOR
 from numpy.typing import NDArray
 from scipy.stats import rankdata

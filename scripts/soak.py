@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -79,7 +80,7 @@ class Service:
                     return json.loads(content) if answer.headers["content-type"] == "application/json" else content
             except urllib.error.HTTPError:
                 raise
-            except (OSError, ValueError) as error:  # refused, reset, or half an answer
+            except (OSError, ValueError, http.client.HTTPException) as error:  # refused, reset, or half an answer
                 if time.monotonic() > late:
                     raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
                 time.sleep(0.05)

@@ -23,7 +23,7 @@ WORKDIR /build
 RUN python -m venv /opt/mri-unroll
 COPY requirements.lock requirements-gpu.lock ./
 RUN /opt/mri-unroll/bin/pip install --require-hashes --only-binary :all: -r "$LOCK"
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml README.md LICENSE NOTICE THIRD_PARTY.md ./
 COPY sample_data sample_data
 COPY mri_unroll mri_unroll
 # The lock holds the build backend too: nothing is fetched here.

@@ -3,7 +3,6 @@
 PYTHON ?= python3
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv)
 # `make test FAST=1` leaves the slow tests out; ARGS goes to pytest or to the demo, UPGRADE=1 to `make lock`.
-FAST ?=
 ARGS ?=
 UPGRADE ?=
 
@@ -12,29 +11,31 @@ READY := $(VENV)/.mri-unroll-ready
 EXTRAS := cluster,dev,dicom,nufft,serve,train
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format lock
+.PHONY: help setup demo test check format lock versions
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    reconstruct the sample scan and say where the report is"
 	@echo "make test    run the tests (FAST=1: without the slow ones; ARGS: for pytest)"
-	@echo "make check   lint and check types"
-	@echo "make lint    only lint; make format puts it right"
+	@echo "make check   form, lint, types, floors; make format puts form right"
+	@echo "make versions  try the oldest dependencies and every Python that is supported (ARGS: which; needs uv)"
 	@echo "make lock    pin again: constraints.txt, requirements*.lock (UPGRADE=1: newest versions; needs uv)"
 	@echo "Each makes $(VENV) when it is missing or out of date. PYTHON=... says from which Python."
 
 demo: $(READY)
 	@$(VENV)/bin/mri-unroll demo $(ARGS)
 
-test: $(READY)
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(filter 1 yes true,$(FAST)),-m "not slow") $(ARGS)
+# What both do stands in the scripts alone, which people and CI call as well; each begins with `make setup`.
+test:
+	@scripts/test $(ARGS)
 
-check: lint
-	$(VENV)/bin/mypy
+check:
+	@scripts/check
 
-lint: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+versions:
+	@scripts/check_versions $(ARGS)
+
+setup: $(READY)
 
 format: $(READY)
 	$(VENV)/bin/ruff format .

@@ -81,7 +81,8 @@ def verify(name: str) -> str:
     expected = _expected_digests().get(path.stem)
     if path.parent != weights_folder() or expected is None:
         raise ModelError(
-            f"No digest of {name!r} is recorded, so its weights cannot be verified.", f"Expected one in {DIGESTS}."
+            f"No digest of {name!r} is recorded, so its weights cannot be verified.",
+            "Name one that `mri-unroll models list` gives.",
         )
     found = model.digest(path)
     if found != expected:
@@ -114,7 +115,9 @@ def _expected_digests() -> dict[str, str]:
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2 or len(words[0]) != 64:
-            raise ModelError(f"Expected `SHA256  NAME` in each line of {DIGESTS}, got {line[:80]!r}.", _REINSTALL)
+            raise ModelError(
+                f"Expected a SHA-256 digest and a name in each line of {DIGESTS}, got {line[:80]!r}.", _REINSTALL
+            )
         digests[words[1].removeprefix("*").removesuffix(".safetensors")] = "sha256:" + words[0].lower()
     return digests
 

@@ -116,7 +116,7 @@ class StudyConfig:
         _check_choices(self)
         if self.mode == "restore" and self.psf is None:
             raise ConfigError(
-                "Expected a point spread function for the mode `restore`: what blurred the pictures?",
+                "Expected a point spread function, what blurred the pictures, for the mode `restore`, got none.",
                 "Add --psf gaussian:FWHM_MM, --psf measured:FILE or --psf kspace-truncation:R.",
             )
         if self.mode == "retrospective" and not (self.accelerate and 1 < self.accelerate < float("inf")):

@@ -69,7 +69,7 @@ def _refuse_strangers(out: Path, volumes: dict[str, Path]) -> None:
     own = {volume.with_suffix(suffix) for volume in volumes.values() for suffix in _SUFFIXES}
     folders = {volume.parent for volume in volumes.values()}
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is not a folder.", "Name a folder for the demonstration with -o.")
+        raise InputError(f"{out} is not a folder.", "Name a folder for the demonstration with --out.")
     if not out.is_dir():
         return
     for path in _walk(out):
@@ -77,7 +77,7 @@ def _refuse_strangers(out: Path, volumes: dict[str, Path]) -> None:
         if path not in own | folders and not left_over:
             raise InputError(
                 f"The folder {out} holds {path.relative_to(out)}, which is not of a demonstration.",
-                "Name another folder with -o.",
+                "Name another folder with --out.",
             )
 
 

@@ -40,13 +40,13 @@ evaluate_app = typer.Typer(rich_markup_mode=None)
 @evaluate_app.command(
     epilog="Example: mri-unroll evaluate multicoil_val -o scores --methods zero-filled,l1-wavelet,unrolled "
     "--accelerate 4,8 --mask random\n\n"
-    "Example: mri-unroll evaluate multicoil_val -o scores --methods unrolled --shard 0/4 (and 1/4, 2/4, 3/4, in any "
-    "order and on any machine that sees both folders: each makes the report over all scores that are there, so the "
-    "last one makes it complete; killed ones are started again with --resume)"
+    "Example: mri-unroll evaluate multicoil_val -o scores --methods unrolled --shard 0/4"
 )
 @guarded
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans, in the fastMRI layout or another.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of scans, in the fastMRI layout or another.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for scores and report.")],
     methods: Annotated[
         str, typer.Option(metavar="A,B,...", help="Names that `mri-unroll methods` lists, or .safetensors files.")
@@ -78,6 +78,9 @@ def evaluate(
     The table goes to stdout, all else to stderr. OUT gets scores.csv (a row a volume and method, written as it is
     made), bad_files.csv, summary.csv, summary.json and report.html. Scans need a fully sampled reference: their own,
     or fully sampled k-space.
+
+    Shards 0/4 to 3/4 may run in any order, on any machines that see both folders. Each makes the report over all scores
+    that are there, so that the last one makes it complete; one that was killed is started again with --resume.
     """
     factors = _factors(accelerate, mask)
     with listening(as_json) as events:

@@ -37,7 +37,9 @@ def list_models(as_json: AsJson = False, debug: Debug = False) -> None:
 @models_app.command("show", epilog="Example: mri-unroll models show unrolled")
 @guarded
 def show_model(
-    name: Annotated[str, typer.Argument(help="A name that `models list` gives, or a .safetensors file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name that `mri-unroll models list` gives, or a .safetensors file.")
+    ],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -54,7 +56,10 @@ def show_model(
 @models_app.command("verify", epilog="Example: mri-unroll models verify unrolled")
 @guarded
 def verify_models(
-    name: Annotated[str | None, typer.Argument(help="A name that `models list` gives.", show_default="all")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A name that `mri-unroll models list` gives.", show_default="all"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Check digests of weights, that they load, and that they run."""

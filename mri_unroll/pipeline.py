@@ -84,7 +84,7 @@ def reconstruct_file(
     check_place(found, config)
     targets = targets_of(path, Path(out), config)
     if not config.overwrite and (there := [target for target in targets if target.exists()]):
-        raise InputError(f"{there[0]} exists already.", "Use `--overwrite` to replace it, or write to another place.")
+        raise InputError(f"{there[0]} exists already.", "Use --overwrite to replace it, or write to another place.")
     check_folder(targets[0].parent)
     first, last = slice_range(config, int(found["n_slices"]))
     reconstructor = reconstructor or make_reconstructor(config.method, config)

@@ -33,15 +33,18 @@ prediction_app = typer.Typer(rich_markup_mode=None)
 
 @prediction_app.command(
     epilog="Example: mri-unroll predict multicoil_test -o reconstructions\n\n"
-    "Example: mri-unroll predict multicoil_val -o reconstructions --method l1-wavelet --accelerate 4 --mask random, "
-    "then mri-unroll score multicoil_val reconstructions"
+    "Example: mri-unroll predict multicoil_val -o reconstructions --method l1-wavelet --accelerate 4 --mask random\n\n"
+    "Example: mri-unroll score multicoil_val reconstructions"
 )
 @guarded
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of scans, in the fastMRI layout or another.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of scans, in the fastMRI layout or another.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the predictions.")],
     method: Annotated[
-        str, typer.Option(metavar="NAME|CHECKPOINT", help="A name that `methods` lists, or a .safetensors file.")
+        str,
+        typer.Option(metavar="NAME|CHECKPOINT", help="A name that `mri-unroll methods` lists, or a .safetensors file."),
     ] = "unrolled",
     accelerate: Annotated[
         float | None,
@@ -108,8 +111,12 @@ def predict(
 )
 @guarded
 def score(
-    targets: Annotated[Path, typer.Argument(help="A folder of files with reconstruction_rss or reconstruction_esc.")],
-    predictions: Annotated[Path, typer.Argument(help="A folder of files of the same names, with `reconstruction`.")],
+    targets: Annotated[
+        Path, typer.Argument(metavar="TARGETS", help="A folder of files with reconstruction_rss or reconstruction_esc.")
+    ],
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="A folder of files of the same names, with `reconstruction`.")
+    ],
     convention: Convention = "fastmri",
     acquisition: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only targets of this one, as AXT2.", show_default="all")

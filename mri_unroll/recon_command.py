@@ -166,7 +166,9 @@ def recon(
         return recon_study(input, out, wanted, threads, send, as_json)
     of_study.refuse_for_raw(format == "dicom")
     if (like or synthetic_geometry) and format != "dicom":
-        raise ConfigError("Without --format dicom there is no use for --like or --allow-synthetic-geometry.")
+        raise ConfigError(
+            "Without --format dicom there is no use for --like or --allow-synthetic-geometry.", "Add --format dicom."
+        )
     if send:
         check_address(send)
     config = ReconstructionConfig(

@@ -67,7 +67,10 @@ def serve(
         from mri_unroll.service.supervisor import Supervisor
         from mri_unroll.service.tokens import load_tokens
     except ModuleNotFoundError as error:
-        raise ConfigError(f"The service needs {error.name}.", "Run: pip install 'mri-unroll[serve]'") from error
+        raise ConfigError(
+            f"The service needs {error.name}, which is not installed.",
+            "Install it with `pip install 'mri-unroll[serve]'`.",
+        ) from error
     if config is not None:
         settings = load_toml(config, ServiceSettings, given)
     elif "data_dir" in given:
@@ -82,7 +85,10 @@ def serve(
         load_tokens(None if settings.token_file is None else Path(settings.token_file))
     if settings.dicom_port is not None:
         if find_spec("pynetdicom") is None:
-            raise ConfigError("The DICOM node needs pynetdicom.", "Run: pip install 'mri-unroll[dicom]'")
+            raise ConfigError(
+                "The DICOM node needs pynetdicom, which is not installed.",
+                "Install it with `pip install 'mri-unroll[dicom]'`.",
+            )
         from mri_unroll.service.dicom_rules import check_rules
 
         check_rules(settings)
@@ -118,7 +124,7 @@ def mrd_client(
     """Send a scan to an MRD socket, as a scanner would, and keep the images that come back."""
     host, colon, port = to.rpartition(":")
     if not (colon and host and port.isdecimal()):
-        raise ConfigError(f"Expected --to HOST:PORT, got {to!r}.", "For example 127.0.0.1:9002.")
+        raise ConfigError(f"Expected --to HOST:PORT, got {to!r}.", "A socket on this machine is 127.0.0.1:9002.")
     if out.exists():
         raise InputError(f"{out} exists already.", "Name another file.")
     import h5py

@@ -23,7 +23,10 @@ def targets_of(path: Path, out: Path, config: ReconstructionConfig) -> tuple[Pat
     format_of_name = volume_format(out)
     if format_of_name is not None and not out.is_dir():
         if config.format not in ("auto", format_of_name):
-            raise InputError(f"{out.name} is named as {format_of_name}, but --format asks for {config.format}.")
+            raise InputError(
+                f"{out.name} is named as {format_of_name}, but --format asks for {config.format}.",
+                "Leave --format out.",
+            )
         volume = out
         stem = out.name[: -len(".nii.gz")] if out.name.endswith(".nii.gz") else out.stem
     else:

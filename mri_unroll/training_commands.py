@@ -48,7 +48,10 @@ def train(
     from mri_unroll.training.settings import read_training
 
     if overwrite and not restart:
-        raise ConfigError("Without --restart there is no use for --overwrite.", "A run that is there is gone on with.")
+        raise ConfigError(
+            "Without --restart there is no use for --overwrite.",
+            "Add --restart, or leave --overwrite out to go on with the run that is there.",
+        )
     run = read_training(config, out, steps)
     if restart and not overwrite and (Path(run.out) / "checkpoint.pt").exists():
         raise ConfigError(
@@ -69,19 +72,19 @@ def train(
 )
 @guarded
 def finetune(
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Undersampled Cartesian k-space, as for recon.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Undersampled Cartesian k-space, as for `recon`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The weights to write, NAME.safetensors.")],
     start: Annotated[
         str, typer.Option("--from", metavar="NAME|CHECKPOINT", help="Weights to begin with.")
     ] = "unrolled",
     minutes: Annotated[float, typer.Option(min=0.1, help="At most.")] = 5.0,
     accelerate: Annotated[
-        float | None, typer.Option(help="Undersample a fully sampled scan first, as recon does.", metavar="R")
+        float | None, typer.Option(help="Undersample a fully sampled scan first, as `recon` does.", metavar="R")
     ] = None,
     mask: Annotated[MaskKind, typer.Option(help="With --accelerate.")] = "equispaced_fraction",
     center_fraction: Annotated[float | None, typer.Option(help="With --accelerate.", show_default="0.32 / R")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the mask, and of which lines are held out.")] = 0,
-    layout: Annotated[str | None, typer.Option(help="As for recon.", show_default=False)] = None,
+    layout: Annotated[str | None, typer.Option(help="As for `recon`.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="physical cores")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: AsJson = False,

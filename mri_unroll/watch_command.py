@@ -24,7 +24,7 @@ def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where raw data arrives.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the results.")],
     method: Annotated[
-        str, typer.Option(metavar="NAME|CHECKPOINT", autocompletion=complete_method, help="As of `recon`.")
+        str, typer.Option(metavar="NAME|CHECKPOINT", autocompletion=complete_method, help="As for `recon`.")
     ] = ReconstructionConfig().method,
     quiet: Annotated[float, typer.Option(min=0, help="Seconds after which a file that grows no more is whole.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="End when everything that is there is done.")] = False,

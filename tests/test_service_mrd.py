@@ -224,7 +224,7 @@ def test_errors_are_told_and_the_session_is_closed_once(place: tuple[str, int], 
         (content[:start] + content[header_end:], "before the header"),
         (content[:header_end] + mrd_stream.close_message(), "no raw data"),
         (content[:header_end] + image, "announced"),
-        (lying, "too long"),
+        (lying, "more than 1048576"),
         (b"GET / HTTP/1.1\r\n\r\n", "not known here"),
     ):
         (said,) = spoken(place, sent)

@@ -181,6 +181,6 @@ def _connect(ray: ModuleType, address: str, local_cpus: int) -> None:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise DeviceError(
-            f"The Ray cluster {address!r} cannot be used: {' '.join(str(error).split())[:300]}",
+            f"The Ray cluster {address!r} cannot be used: {' '.join(str(error).split())[:300].rstrip('.')}.",
             "Check its address and the token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or use --cluster local.",
         ) from error

@@ -34,7 +34,7 @@ class Crew:
                 raise ConfigError(f"Expected `{name}` to be 1 or more, got {value}.")
         if self.cluster is not None and importlib.util.find_spec("ray") is None:
             raise ConfigError(
-                "A cluster needs Ray, which is not installed.", "Install it with: pip install 'mri-unroll[cluster]'."
+                "A cluster needs Ray, which is not installed.", "Install it with `pip install 'mri-unroll[cluster]'`."
             )
 
     @property

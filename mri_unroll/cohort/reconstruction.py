@@ -100,7 +100,7 @@ def reconstruct_folder(
         If it cannot be begun. What is wrong with single files is part of the result.
     """
     if (out.exists() and not out.is_dir()) or (volume_format(out) is not None and not out.is_dir()):
-        raise InputError(f"{out} is not a folder, and the scans are many.", "Name a folder with -o.")
+        raise InputError(f"{out} is not a folder, and the scans are many.", "Name a folder with --out.")
     if out.resolve() == folder.resolve():
         raise InputError(f"The results would lie among the scans in {folder}.", "Choose another folder.")
     files = files_of(folder)

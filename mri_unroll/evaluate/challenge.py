@@ -150,7 +150,7 @@ def _claim(out: Path, there: Sequence[Path], overwrite: bool, resume: bool, sett
         )
     if there and resume and not (out / SETTINGS).is_file():
         raise InputError(
-            f"{out} holds predictions that do not say how they were made.", "Name another folder, or --overwrite."
+            f"{out} holds predictions that do not say how they were made.", "Name another folder, or use --overwrite."
         )
     out.mkdir(parents=True, exist_ok=True)
     if overwrite and not resume:

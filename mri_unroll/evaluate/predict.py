@@ -87,7 +87,7 @@ def predict_file(
     if target.resolve() == path.resolve():
         raise InputError(f"The prediction {target} would replace the scan itself.", "Choose another folder.")
     if target.exists() and not overwrite:  # before the work, not after it
-        raise InputError(f"{target} exists already.", "Use `--overwrite` to replace it, or write to another folder.")
+        raise InputError(f"{target} exists already.", "Use --overwrite to replace it, or write to another folder.")
     n_slices = int(describe(path)["n_slices"])
     pictures: list[NDArray[np.float32]] = []
     progress(0, n_slices)

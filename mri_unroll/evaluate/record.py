@@ -169,7 +169,7 @@ def _parse(content: bytes, path: Path) -> list[VolumeScore]:
     if rows and rows[0] != [field.name for field in expected]:
         raise InputError(
             f"{path} is not a table of scores that this version writes.",
-            "Start again in another folder, or --overwrite.",
+            "Start again in another folder, or with --overwrite.",
         )
     convert: dict[str, Any] = {"str": str, "int": int, "float": float}
     scores = []

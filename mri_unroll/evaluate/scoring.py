@@ -198,7 +198,7 @@ def _prediction_of(path: Path, predictions: Path) -> Path:
     for found in (predictions / path.name, prediction_path(path, predictions, v2_suffix=True)):
         if found.is_file():
             return found
-    raise InputError(f"{path.name} has no prediction in {predictions}.", "Predictions bear their target's name.")
+    raise InputError(f"{path.name} has no prediction in {predictions}.", "Give each prediction its target's name.")
 
 
 def _read_prediction(path: Path) -> NDArray[np.floating[Any]]:
@@ -211,7 +211,8 @@ def _pixels(file: h5py.File, name: str, title: str) -> NDArray[np.floating[Any]]
     if stored is None:
         held = ", ".join(repr(key)[:40] for key in list(file)[:8]) or "nothing"
         raise UnsupportedScan(
-            f"{title} has no dataset `{name}`; it holds {held}.", "See the layout in the fastMRI data."
+            f"{title} has no dataset `{name}`; it holds {held}.",
+            "Store pictures (slice, y, x) under that name, as fastMRI does.",
         )
     if stored.ndim != 3 or 0 in stored.shape or stored.dtype.kind not in "fiu":
         raise UnsupportedScan(

@@ -54,7 +54,9 @@ class EvaluationConfig:
             ("limit", self.limit is None or self.limit >= 1, ">= 1"),
         ):
             if not holds:
-                raise ConfigError(f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct it.")
+                raise ConfigError(
+                    f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct the value."
+                )
 
     def center_fraction(self, acceleration: float) -> float:
         """Share of the lines that is kept in the centre, fastMRI's habit: 0.08 at 4x, 0.04 at 8x."""

@@ -155,7 +155,9 @@ class _Attempt:
         try:
             image = self.reconstructors[case.method].reconstruct(scan)
             if not np.isfinite(image.pixels).all():
-                raise InputError("The picture holds values that are not finite.")
+                raise InputError(
+                    "The picture holds values that are not finite.", "Leave this method out for this scan."
+                )
         except Exception as error:
             kind, reason = spoken(error)
             self.bad[BadFile(file=self.path.name, method=case.method, kind=kind, reason=reason)] = None

@@ -76,9 +76,7 @@ def read(path: Path, slices: slice | None = None, layout: str | None = None, wit
     try:
         kspace = np.empty((last - first, *stored.shape[1:]), np.complex64)
     except MemoryError as error:
-        raise DeviceError(
-            f"{path.name} does not fit in memory.", "Read fewer slices at a time (`--slices`)."
-        ) from error
+        raise DeviceError(f"{path.name} does not fit in memory.", "Read fewer slices at a time (--slices).") from error
     for index in range(first, last):
         kspace[index - first] = load_slice(stored[index], index, path.name)
     if "mask" in arrays:

@@ -49,7 +49,7 @@ def arrange(arrays: dict[str, Any], layout: str | None, title: str) -> ArrayTraj
         Each with the one thing that is wrong.
     """
     if layout is not None:
-        raise InputError(f"{title} has a trajectory, its axes are fixed; a layout was given.", "Leave `--layout` out.")
+        raise InputError(f"{title} has a trajectory, its axes are fixed; a layout was given.", "Leave --layout out.")
     kspace, trajectory = arrays["kspace"], arrays["trajectory"]
     check_complex(kspace.dtype, title)
     shown = kspace[None] if kspace.ndim == 2 else kspace

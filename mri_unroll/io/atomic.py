@@ -55,7 +55,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise InputError(f"{path} is a folder, not a file.", "Name a file inside it.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} to write into.", "Make the folder first.")
-    taken = InputError(f"{path} exists already.", "Use `--overwrite` to replace it, or write to another name.")
+    taken = InputError(f"{path} exists already.", "Use --overwrite to replace it, or write to another name.")
     if os.path.lexists(path) and not overwrite:
         raise taken
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

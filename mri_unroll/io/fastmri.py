@@ -131,7 +131,7 @@ def describe(path: Path, layout: str | None = None) -> dict[str, Any]:
 def _refuse_layout(path: Path, layout: str | None) -> None:
     if layout is not None:
         raise InputError(
-            f"{path.name} is a fastMRI file, whose axes are fixed; a layout was given.", "Leave `--layout` out."
+            f"{path.name} is a fastMRI file, whose axes are fixed; a layout was given.", "Leave --layout out."
         )
 
 

@@ -58,9 +58,7 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     except MriUnrollError:
         raise
     except MemoryError as error:
-        raise DeviceError(
-            f"{path.name} does not fit in memory.", "Read fewer slices at a time (`--slices`)."
-        ) from error
+        raise DeviceError(f"{path.name} does not fit in memory.", "Read fewer slices at a time (--slices).") from error
     except Exception as error:  # h5py raises ten kinds for a damaged file; the first line of HDF5's story is enough
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise CorruptScan(

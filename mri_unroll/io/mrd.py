@@ -183,7 +183,7 @@ def _plan(found: Acquisitions, header: AcquisitionHeader, choice: Choice) -> _Pl
     if is_3d:
         selection = choose_slab(found, selection, choice)
     elif "slab" in choice.counters:
-        raise UnsupportedScan(f"{found.title} is no 3-D scan, it has no slabs.", "Choose slices (`--slices`).")
+        raise UnsupportedScan(f"{found.title} is no 3-D scan, it has no slabs.", "Choose slices (--slices).")
     place = frame(found, selection.imaging)
     size, sentences = geometry(header, space, place, is_3d, is_cartesian)
     warnings += [*place.warnings, *sentences]

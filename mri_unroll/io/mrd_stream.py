@@ -131,7 +131,8 @@ def messages(read: Read, most_bytes: float) -> Iterator[tuple[int, Any]]:
         elif number in (CONFIG_TEXT, TEXT, HEADER):
             length = int.from_bytes(take(4), "little")
             if length > (_MAX_HEADER if number == HEADER else _MAX_TEXT):
-                raise UnsupportedScan(f"A text of {length} bytes is announced, which is too long.")
+                most = _MAX_HEADER if number == HEADER else _MAX_TEXT
+                raise UnsupportedScan(f"A text of {length} bytes is announced, more than {most}.", "Shorten it.")
             yield number, _text(take(length))
         elif number == ACQUISITION:
             yield number, _acquisition(take)
@@ -144,7 +145,10 @@ def messages(read: Read, most_bytes: float) -> Iterator[tuple[int, Any]]:
                 rest -= len(take(min(rest, _MAX_TEXT)))
             yield number, None
         else:
-            raise CorruptScan(f"A message of kind {number} is not known here.", "The order of messages was lost.")
+            raise CorruptScan(
+                f"A message of kind {number} is not known here.",
+                "Correct what sends it: MRD messages have kinds 1 to 5, 1008, 1022 and 1026.",
+            )
 
 
 def _text(raw: bytes) -> str:
@@ -157,7 +161,9 @@ def _acquisition(take: Read) -> Acquisition:
     dimensions = int(head["trajectory_dimensions"])
     if not (0 < n_coils <= MAX_COILS and n_samples > 0 and dimensions <= 4):
         raise CorruptScan(
-            f"A readout of {n_samples} samples, {n_coils} coils and {dimensions} dimensions is announced."
+            f"A readout of {n_samples} samples, {n_coils} coils and {dimensions} dimensions is announced; expected "
+            f"samples, 1 to {MAX_COILS} coils and at most 4 dimensions.",
+            "Compress the coils, or correct what sends it.",
         )
     return Acquisition(head, take(4 * n_samples * dimensions), take(8 * n_samples * n_coils))
 
@@ -166,13 +172,16 @@ def _image(take: Read) -> ImageMessage:
     (head,) = np.frombuffer(take(IMAGE_HEAD.itemsize), IMAGE_HEAD)
     length = int.from_bytes(take(8), "little")
     if length > _MAX_HEADER:
-        raise UnsupportedScan(f"Attributes of {length} bytes are announced, which is too long.")
+        raise UnsupportedScan(f"Attributes of {length} bytes are announced, more than {_MAX_HEADER}.", "Shorten them.")
     attributes = _text(take(length))
     kind = DATA_TYPES.get(int(head["data_type"]))
     shape = (int(head["channels"]), *(int(size) for size in head["matrix_size"][::-1]))
     size = int(np.prod([max(side, 1) for side in shape], dtype=object))
     if kind is None or size * np.dtype(kind).itemsize > _MAX_IMAGE:
-        raise UnsupportedScan(f"An image {shape} of type {int(head['data_type'])} is announced.")
+        raise UnsupportedScan(
+            f"An image {shape} of data type {int(head['data_type'])} is announced, which is unknown or too large.",
+            "Send raw data.",
+        )
     shape = tuple(max(side, 1) for side in shape)
     return ImageMessage(head, attributes, np.frombuffer(take(size * np.dtype(kind).itemsize), kind).reshape(shape))
 

@@ -89,14 +89,15 @@ def import_checkpoint(
     ImportedConfig(kind, width=1, n_pools=1, **settings)  # a setting out of range is told before anything is read
     if out.suffix != ".safetensors" or named_as_part(out):
         raise InputError(
-            f"Expected a name NAME.safetensors, without a number before the suffix, to write to, got {out.name!r}."
+            f"Expected a name NAME.safetensors, without a number before the suffix, to write to, got {out.name!r}.",
+            "Choose another name with --out.",
         )
     if os.path.lexists(out) and not overwrite:
-        raise InputError(f"{out} exists already.", "Use `--overwrite` to replace it, or write to another name.")
+        raise InputError(f"{out} exists already.", "Use --overwrite to replace it, or write to another name.")
     tensors, config, layout = recognise(kind, read_pickle(source), settings)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"The weights in {source.name} are not finite at {name!r}.")
+            raise ModelError(f"The weights in {source.name} are not finite at {name!r}.", "Download or save it again.")
     card = {
         "imported_from": source.name,
         "source_digest": _digest(source),

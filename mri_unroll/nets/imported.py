@@ -21,6 +21,7 @@ __all__ = ["KINDS", "MAX_CASCADES", "MAX_POOLS", "ImportedConfig", "build", "is_
 
 KINDS = ("fastmri-varnet", "fastmri-unet", "direct-varnet")
 MAX_CASCADES, MAX_POOLS = 100, 10
+_AGAIN = "Import it again with `mri-unroll models import`."
 
 ImportedNetwork = FastmriVarNet | DirectVarNet | MagnitudeUNet
 
@@ -108,14 +109,14 @@ def load(path: Path) -> tuple[ImportedNetwork, ImportedConfig, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(
             f"The checkpoint {path.name} does not say which imported network it is for.",
-            "Import it again with `mri-unroll models import`.",
+            _AGAIN,
         ) from error
     odd = misfit(config, tensors)
     if odd is not None:
-        raise ModelError(f"The weights in {path.name} do not fit its configuration, first at {odd!r}.")
+        raise ModelError(f"The weights in {path.name} do not fit its configuration, first at {odd!r}.", _AGAIN)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"The weights in {path.name} are not finite at {name!r}.")
+            raise ModelError(f"The weights in {path.name} are not finite at {name!r}.", _AGAIN)
     with torch.device("meta"):
         network = build(config)
     network.load_state_dict(tensors, assign=True)

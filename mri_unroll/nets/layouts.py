@@ -137,7 +137,9 @@ def _weights(content: Any, kind: str) -> dict[str, Tensor]:
         raise _unknown(kind, content, "there is no state dict at any of these places")
     # A tensor may stand for more numbers than the file holds, by strides of zero.
     if sum(4 * value.numel() for value in content.values()) > MAX_BYTES:
-        raise ModelError(f"The checkpoint's weights are larger than {MAX_BYTES / 2**30:.0f} GiB.")
+        raise ModelError(
+            f"The checkpoint's weights are larger than {MAX_BYTES / 2**30:.0f} GiB.", "Save single precision alone."
+        )
     tensors = {}
     for name, value in content.items():
         for wrapper in _WRAPPERS:

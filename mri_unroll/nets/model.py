@@ -40,6 +40,7 @@ PRIORS: dict[PriorKind, type[UNetPrior] | type[ResNetPrior] | type[DnCNNPrior]] 
 
 # What a network may be conditioned on: log noise level, log sampled fraction (see recon.calibrate.strength_features),
 # and, as a third number, the share of the noise that its picture is to keep.
+_AGAIN = "Copy or train it again."
 N_STRENGTH = 2
 
 
@@ -94,7 +95,10 @@ class ModelConfig:
         if self.n_strength not in (N_STRENGTH, N_STRENGTH + 1):
             raise ConfigError(f"Expected n_strength to be {N_STRENGTH} or {N_STRENGTH + 1}, got {self.n_strength}.")
         if min(self.n_steps, self.n_start_cg, self.n_iterations) < 1 or not self.widths:
-            raise ConfigError("Expected at least one step, one starting iteration, one iteration and one U-Net level.")
+            raise ConfigError(
+                f"Expected at least one step, one starting iteration, one iteration and one U-Net level, got "
+                f"{self.n_steps}, {self.n_start_cg}, {self.n_iterations} and {len(self.widths)}."
+            )
         if not (0 < self.contraction < 1 and self.tolerance >= 0 and self.n_terms >= 0):
             raise ConfigError(
                 f"Expected 0 < contraction < 1, tolerance >= 0 and n_terms >= 0, got {self.contraction}, "
@@ -215,19 +219,19 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"The checkpoint {path.name} does not say which network it is for.",
-            "Only checkpoints written by mri_unroll can be loaded.",
+            "Give one that mri_unroll wrote; those of others go through `mri-unroll models import`.",
         ) from error
     network = build(config)
     expected = {name: parameter.shape for name, parameter in network.named_parameters()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[0][0]
-        raise ModelError(f"The weights in {path.name} do not fit its configuration, first at {odd!r}.")
+        raise ModelError(f"The weights in {path.name} do not fit its configuration, first at {odd!r}.", _AGAIN)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(tensors[name].to(parameter.dtype))
             if not bool(torch.isfinite(parameter).all()):
-                raise ModelError(f"The weights in {path.name} are not finite at {name!r}.")
+                raise ModelError(f"The weights in {path.name} are not finite at {name!r}.", _AGAIN)
     return network.eval(), config, card
 
 
@@ -259,7 +263,10 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
             if given is None and parts[0] == "refiners":
                 continue  # fresh, they leave the maps as they are
             if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
-                raise ModelError(f"The weights to start from have no counterpart of {name!r}.")
+                raise ModelError(
+                    f"The weights to start from have no counterpart of {name!r}.",
+                    "Start from a network of the same kind.",
+                )
             factor = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
             parameter.zero_()
             parameter[tuple(map(slice, given.shape))] = factor * given

@@ -23,6 +23,7 @@ from mri_unroll.io.atomic import atomic_path
 
 _PARTS, _PART = "parts", "part"  # metadata of the first file: digests of the others; of another: its number
 _PER_TENSOR, _PER_FILE = 256, 1024  # bytes of a header, more than enough
+_LARGER = "Allow larger files."
 
 
 def write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, max_bytes: int | None = None) -> None:
@@ -83,7 +84,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"Expected a safetensors checkpoint at {path.name}: {error}.") from error
+        raise ModelError(f"{path.name} is no safetensors checkpoint: {error}.", "Copy or download it again.") from error
     if _PART in metadata:
         raise ModelError(
             f"{path.name} is file {metadata[_PART]} of a checkpoint in several files, not its first.",
@@ -126,7 +127,7 @@ def files(path: Path) -> list[Path]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"Expected a safetensors checkpoint at {path.name}: {error}.") from error
+        raise ModelError(f"{path.name} is no safetensors checkpoint: {error}.", "Copy or download it again.") from error
     return [path, *(_part(path, number) for number in range(2, len(_digests(metadata, path)) + 2))]
 
 
@@ -155,7 +156,10 @@ def _digests(metadata: dict[str, str], path: Path) -> list[str]:
     except ValueError:
         digests = None
     if not (isinstance(digests, list) and all(isinstance(value, str) for value in digests)):
-        raise ModelError(f"The checkpoint {path.name} does not say which files belong to it.", "Copy it again.")
+        raise ModelError(
+            f"The checkpoint {path.name} does not say which files belong to it.",
+            "Copy all files of the checkpoint again.",
+        )
     return digests
 
 
@@ -168,14 +172,18 @@ def _divided(tensors: dict[str, Tensor], metadata: dict[str, str], max_bytes: in
     groups: list[dict[str, Tensor]] = [{}]
     room = max_bytes - written - 2 * _PER_FILE - 128 * math.ceil(sum(t.nbytes for t in tensors.values()) / max_bytes)
     if room < 0:
-        raise ConfigError(f"The configuration and the card of {written} bytes do not fit into a file of {max_bytes}.")
+        raise ConfigError(
+            f"The configuration and the card of {written} bytes do not fit into a file of {max_bytes}.", _LARGER
+        )
     for name, tensor in tensors.items():
         needed = tensor.nbytes + len(name) + _PER_TENSOR
         if needed > room:
             groups.append({})
             room = max_bytes - _PER_FILE
         if needed > room:
-            raise ConfigError(f"The tensor {name!r} of {tensor.nbytes} bytes does not fit into a file of {max_bytes}.")
+            raise ConfigError(
+                f"The tensor {name!r} of {tensor.nbytes} bytes does not fit into a file of {max_bytes}.", _LARGER
+            )
         groups[-1][name] = tensor
         room -= needed
     return groups

@@ -204,7 +204,7 @@ class SigpyEngine(NufftEngine):
             raise ConfigError(
                 f"The NUFFT engine {self.name} errs by up to {min(SIGPY_ERRORS.values()):.0e} at its best; "
                 f"the tolerance is {tolerance:.0e}.",
-                "Ask for less, or install mri-unroll[nufft].",
+                "Ask for less, or install another with `pip install 'mri-unroll[nufft]'`.",
             )
         self._kernel = {"oversamp": 2, "width": widths[0]}
 
@@ -260,7 +260,7 @@ def default_engine(device: torch.device | str = "cpu") -> str:
             return engine.name
     raise DeviceError(
         f"No installed NUFFT engine serves the device {kind}.",
-        "On CUDA, install mri-unroll[nufft-gpu] or mri-unroll[gpu]; or move the data to the CPU.",
+        "Install one with `pip install 'mri-unroll[nufft-gpu]'` or `'mri-unroll[gpu]'`, or move the data to the CPU.",
     )
 
 
@@ -288,11 +288,11 @@ def make_engine(
     if engine is None:
         raise ConfigError(f"Expected a NUFFT engine {', '.join(ENGINES)}, got {name!r}.")
     if engine.device_type != coordinates.device.type:
-        raise DeviceError(
-            f"The NUFFT engine {name} runs on {engine.device_type}, the data is on {coordinates.device.type}."
-        )
+        places = f"runs on {engine.device_type}, the data is on {coordinates.device.type}"
+        raise DeviceError(f"The NUFFT engine {name} {places}.", "Move the data there.")
     if not engine.installed():
-        raise DeviceError(f"The NUFFT engine {name} is not installed.", f"Install mri-unroll[{engine.extra}].")
+        install = f"Install it with `pip install 'mri-unroll[{engine.extra}]'`."
+        raise DeviceError(f"The NUFFT engine {name} is not installed.", install)
     return engine(coordinates, image_shape, tolerance)
 
 

@@ -215,7 +215,7 @@ def run_bart(program: str, folder: Path, *words: str) -> None:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         said = lines[-1] if lines else "nothing"
         raise DeviceError(
-            f"`{BART} {words[0]}` failed with code {done.returncode} and said: {said}",
+            f"`{BART} {words[0]}` failed with code {done.returncode} and said: {said.rstrip('.')}.",
             "Check memory and disk space and that the program is sound (`bart version`), or choose another method.",
         )
 

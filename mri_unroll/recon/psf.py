@@ -146,10 +146,12 @@ def _measured(path: Path) -> PsfSpec:
             "Cut it so that its origin is the middle pixel.",
         )
     if not np.isrealobj(samples) or not np.isfinite(samples).all():
-        raise InputError(f"The point spread function in {path.name} is not real and finite.")
+        raise InputError(f"The point spread function in {path.name} is not real and finite.", "Write it again.")
     total = float(samples.sum(dtype=np.float64))
     if total <= 1e-6 * float(np.abs(samples).sum(dtype=np.float64)):
-        raise InputError(f"The point spread function in {path.name} has the sum {total:g}.", "Expected one above 0.")
+        raise InputError(
+            f"The point spread function in {path.name} has the sum {total:g}.", "Write one whose sum is above 0."
+        )
     samples = np.ascontiguousarray(samples / total, dtype=np.float32)
     digest = hashlib.sha256(repr(samples.shape).encode() + samples.tobytes()).hexdigest()
     return PsfSpec("measured", None, samples, f"sha256:{digest}")

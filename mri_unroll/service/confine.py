@@ -66,7 +66,10 @@ def cut_network() -> None:
         _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(pointer), 0, 0
     ):
         reason = errno.errorcode.get(ctypes.get_errno(), "unknown")
-        raise DeviceError(f"The network cannot be cut off from the process that opens files ({reason}).")
+        raise DeviceError(
+            f"The network cannot be cut off from the process that opens files ({reason}).",
+            "Allow seccomp filters here.",
+        )
 
 
 def limit(memory: int | None, seconds: float, file_bytes: int) -> None:

@@ -106,7 +106,9 @@ class Node:
                 per_minute=self._settings.dicom_connections_per_minute,
             )
         except OSError as error:
-            raise DeviceError(f"{place[0]}:{place[1]} cannot be listened on: {error.strerror}.") from error
+            raise DeviceError(
+                f"{place[0]}:{place[1]} cannot be listened on: {error.strerror}.", "Choose another `dicom_port`."
+            ) from error
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def run(self) -> None:

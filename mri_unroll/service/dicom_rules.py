@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.io.dicom.peer import parse_address
 from mri_unroll.service.settings import DicomRule, ServiceSettings
@@ -40,7 +42,13 @@ def check_rules(settings: ServiceSettings) -> None:
             wish_of_rule(rule)
             for address in rule.send_to:
                 parse_address(address)
-        except (ValueError, InputError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
             raise ConfigError(
-                f"A rule of the DICOM node cannot be followed: {error}", "Correct `dicom_rules`."
+                f"A rule of the DICOM node cannot be followed: `{place}`: {first['msg']}.", "Correct `dicom_rules`."
+            ) from error
+        except InputError as error:
+            raise ConfigError(
+                f"A rule of the DICOM node cannot be followed. {error.message}", "Correct `dicom_rules`."
             ) from error

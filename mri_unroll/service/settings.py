@@ -36,7 +36,9 @@ class DicomRule:
         try:
             re.compile(self.description)
         except re.error as error:
-            raise ConfigError(f"`description` of a rule is no regular expression: {error}.", "Correct it.") from error
+            raise ConfigError(
+                f"`description` of a rule is no regular expression: {error}.", "Correct the expression."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class ServiceSettings:
         if self.dicom_port is not None and not (self.dicom_callers and self.dicom_rules):
             raise ConfigError(
                 "A DICOM node needs `dicom_callers`, who may call, and `dicom_rules`, what is done with their series.",
-                "See docs/service.md.",
+                "Set both; docs/service.md shows how.",
             )
 
     @property

@@ -16,7 +16,7 @@ SUBMIT, READ, ADMIN = "submit", "read", "admin"
 SCOPES = (SUBMIT, READ, ADMIN)
 VARIABLE = "MRI_UNROLL_TOKEN"
 _LEAST = 32  # characters; 43 of base64 hold 256 bits
-_MAKE = 'Make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+_MAKE = 'Make one with `python3 -c "import secrets; print(secrets.token_urlsafe(32))"`.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,11 @@ def load_tokens(path: Path | None) -> Tokens:
         mode = path.stat().st_mode
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The token file {path} cannot be read: {error}.", "Check the path.") from error
+        raise ConfigError(
+            f"The token file {path} cannot be read: {error}.", "Check the path and that it is text."
+        ) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~(stat.S_IRGRP):
-        raise ConfigError(f"Others may use the token file {path}.", f"Run: chmod 600 {path}")
+        raise ConfigError(f"Others may use the token file {path}.", f"Run `chmod 600 {path}`.")
     lines = [words for words in lines if words and not words[0].startswith("#")]
     if len(lines) == 1 and len(lines[0]) == 1:
         return Tokens([_caller("owner", SCOPES, lines[0][0])])
@@ -78,7 +80,7 @@ def load_tokens(path: Path | None) -> Tokens:
         scopes = words[1].split(",") if len(words) == 3 else []
         if not scopes or not set(scopes) <= set(SCOPES):
             raise ConfigError(
-                f"Expected lines of name, scopes and token in {path}.", f"Scopes are {', '.join(SCOPES)}."
+                f"Expected lines of name, scopes and token in {path}, got another.", f"Scopes are {', '.join(SCOPES)}."
             )
         callers.append(_caller(words[0], scopes, words[2]))
     names = [caller.name for caller in callers]

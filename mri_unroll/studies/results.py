@@ -88,7 +88,7 @@ def check_free(targets: dict[str, Path], config: StudyConfig) -> None:
         return
     for path in targets.values():
         if path.exists():
-            raise InputError(f"{path} exists already.", "Use `--overwrite` to replace it, or write to another place.")
+            raise InputError(f"{path} exists already.", "Use --overwrite to replace it, or write to another place.")
 
 
 def write_result(

@@ -95,7 +95,9 @@ def prepare(
     calibrated = calibrated or calibrate_slice(torch.from_numpy(acquisition.kspace), mask)
     maps = calibrated.op.sens_maps
     if acquisition.coil_images is None:
-        raise InputError("Expected a fully sampled scan to learn from, got an undersampled one.")
+        raise InputError(
+            "Expected a fully sampled scan to learn from, got an undersampled one.", 'Set supervision = "ssdu".'
+        )
     if acquisition.noise_images is None:
         noise_kept, coil_images = 1.0, torch.from_numpy(acquisition.coil_images)
     else:

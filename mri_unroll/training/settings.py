@@ -107,7 +107,9 @@ class TrainingConfig:
             ("n_pictures", self.n_pictures >= 0, "0 or more"),
         ):
             if not holds:
-                raise ConfigError(f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct it.")
+                raise ConfigError(
+                    f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct the value."
+                )
 
         if self.task == "restore" and (
             self.loss == "kspace"

@@ -67,7 +67,9 @@ class Place:
                 with archive.open(info) as file:
                     content = file.read(info.file_size + 1)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-                raise CorruptScan(f"{self.name} in {self.path.name} cannot be unpacked: {error}.") from error
+                raise CorruptScan(
+                    f"{self.name} in {self.path.name} cannot be unpacked: {error}.", "Pack it again."
+                ) from error
         if len(content) > info.file_size:
             raise UnsupportedScan(f"{self.name} in {self.path.name} is larger than the zip says.", "Pack it again.")
         return content
@@ -179,7 +181,7 @@ def parse(content: bytes, name: str, *, pixels: bool) -> FileDataset:
         except (InvalidDicomError, EOFError) as error:
             raise UnknownFormat(f"{name} is no DICOM file.", "Export it again.") from error
         except Exception as error:  # pydicom raises whatever a broken file makes it
-            raise CorruptScan(f"{name} is broken DICOM: {type(error).__name__}.", "Export it again.") from error
+            raise CorruptScan(f"{name} is broken DICOM ({type(error).__name__}).", "Export it again.") from error
     if not has_preamble and not (sop_class.startswith("1.2.840.10008.5.1.4.1.1.") and modality):
         raise UnknownFormat(f"{name} is no DICOM file.", "Export it again.")
     if sop_class == _DIRECTORY_CLASS or "DirectoryRecordSequence" in dataset:
@@ -217,7 +219,9 @@ def listed_in(directory: Path) -> Iterator[Place]:
             records = list(dataset.get("DirectoryRecordSequence", []))
             names = [record.get("ReferencedFileID") for record in records]
         except Exception as error:  # as in `parse`
-            raise CorruptScan(f"{directory.name} cannot be read: {type(error).__name__}.") from error
+            raise CorruptScan(
+                f"{directory.name} cannot be read ({type(error).__name__}).", "Name the folder that it lies in."
+            ) from error
     for name in names:
         if name is None:
             continue

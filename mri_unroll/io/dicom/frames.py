@@ -63,7 +63,9 @@ def frames_of(dataset: Dataset, place: Place) -> list[Frame]:
         except RecursionError as error:
             raise CorruptScan(f"{place.name}: its header is nested too deeply.", "Export it again.") from error
         except Exception as error:  # pydicom converts a value when it is asked for, and raises what it will
-            raise CorruptScan(f"{place.name}: its header cannot be read ({type(error).__name__}).") from error
+            raise CorruptScan(
+                f"{place.name}: its header cannot be read ({type(error).__name__}).", "Export it again."
+            ) from error
 
 
 def _frames_of(dataset: Dataset, place: Place) -> list[Frame]:
@@ -81,9 +83,11 @@ def _frames_of(dataset: Dataset, place: Place) -> list[Frame]:
         return list(_multi_frame(dataset, place))
     if sop_class != MR:
         known = sop_class if _UID.fullmatch(sop_class) else "unknown"
-        raise UnsupportedScan(f"{place.name} is no MR image object (SOP class {known}).")
+        raise UnsupportedScan(f"{place.name} is no MR image object (SOP class {known}).", "Give an MR series.")
     if _number(dataset, "NumberOfFrames", place, 1) != 1:
-        raise UnsupportedScan(f"{place.name} holds several frames in a class that allows for one.", "Convert it.")
+        raise UnsupportedScan(
+            f"{place.name} holds several frames in a class that allows for one.", "Export it as an enhanced object."
+        )
     header = Dataset()
     header.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})
     return [_frame(header, dataset, place, None)]

@@ -104,7 +104,9 @@ class Ledger:
         try:
             text = self._path.read_bytes() if self._path.exists() else b""
         except OSError as error:
-            raise InputError(f"The ledger {self._path.name} cannot be read: {error.strerror}.", "Check it.") from error
+            raise InputError(
+                f"The ledger {self._path.name} cannot be read: {error.strerror}.", "Check the file and its permissions."
+            ) from error
         self._torn = bool(text) and not text.endswith(b"\n")
         for line in text.splitlines():
             try:

@@ -65,7 +65,7 @@ def parse_address(address: str, allow_plain_http: bool = False) -> Peer:
     if parts.query or parts.fragment:
         raise InputError("The DICOMweb address holds a query.", "Give the root alone, as in https://HOST/dicom-web.")
     if parts.scheme == "http" and not (allow_plain_http or _is_loopback(host)):
-        raise InputError(f"http:// would send pictures to {host} in the clear.", "Use https://.")
+        raise InputError(f"Expected https:// for {host}: http:// would send pictures in the clear.", "Use https://.")
     port = port or (443 if parts.scheme == "https" else 80)
     return Peer("stow", f"{parts.scheme}://{shown}:{port}{parts.path.rstrip('/')}", host, port)
 

@@ -70,7 +70,7 @@ class Decoder:
                 return _in_units(values, frame, dataset)
             except (TypeError, ValueError, ArithmeticError) as error:
                 raise CorruptScan(
-                    f"{place.name}: its pixel values cannot be scaled ({type(error).__name__})."
+                    f"{place.name}: its pixel values cannot be scaled ({type(error).__name__}).", "Export it again."
                 ) from error
 
 
@@ -104,7 +104,9 @@ def _decoded(dataset: FileDataset, place: Place) -> NDArray:
     if stack.ndim == 2:
         stack = stack[None]
     if stack.ndim != 3:
-        raise UnsupportedScan(f"{place.name}: its pixels have {stack.ndim} axes.", "Grey pictures are read.")
+        raise UnsupportedScan(
+            f"{place.name}: its pixels have {stack.ndim} axes.", "Give grey pictures, one or several frames."
+        )
     return stack
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from mri_unroll.errors import UnsupportedScan
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
@@ -46,3 +48,10 @@ class Series:
     def is_eligible(self) -> bool:
         """Whether pictures can be made of it."""
         return not self.refusals
+
+    def refused(self) -> UnsupportedScan:
+        """The error that says why it cannot be used."""
+        return UnsupportedScan(
+            f"Series {self.name} cannot be used. {self.refusals[0]}",
+            "Choose another series; `mri-unroll inspect` says which can be used.",
+        )

@@ -52,7 +52,7 @@ class Study:
             asked = "more than one series" if name is None else f"{len(candidates)} series {name!r}"
             raise InputError(f"There are {asked} in the study.", f"Name one with --series: {choices}.")
         if candidates[0].refusals:
-            raise UnsupportedScan(f"Series {candidates[0].name} cannot be used. {candidates[0].refusals[0]}")
+            raise candidates[0].refused()
         return candidates[0]
 
     def named(self, name: str) -> tuple[Series, ...]:
@@ -63,8 +63,8 @@ class Study:
         """The error that says why no series can be used."""
         reasons = dict.fromkeys(reason for series in self.series for reason in series.refusals)
         reasons |= dict.fromkeys(reason for _, reason in self.unreadable)
-        shown = " ".join(list(reasons)[:3]) or "It holds no DICOM file."
-        more = f" (and {len(reasons) - 3} more reasons)" if len(reasons) > 3 else ""
+        shown = " ".join(list(reasons)[:3]) or "The study holds no DICOM file."
+        more = f" There are {len(reasons) - 3} more reasons." if len(reasons) > 3 else ""
         return UnsupportedScan(f"No series can be used. {shown}{more}", "See `mri-unroll inspect` for each series.")
 
 
@@ -100,7 +100,10 @@ def find_series(path: str | Path, progress: Callable[[int, int | None], None] = 
                 uid = str(dataset.get("SOPInstanceUID", "") or "")
             if uid in twice:
                 if twice[uid].content() != place.content():
-                    raise CorruptScan(f"{place.name} and {twice[uid].name} differ, but claim to be the same object.")
+                    raise CorruptScan(
+                        f"{place.name} and {twice[uid].name} differ, but claim to be the same object.",
+                        "Leave one of them out.",
+                    )
                 repeated += 1
                 continue
             frames += frames_of(dataset, place)
@@ -127,7 +130,7 @@ def read_pixels(series: Series) -> Image:
         If pixels are missing or broken.
     """
     if series.refusals:
-        raise UnsupportedScan(f"Series {series.name} cannot be used. {series.refusals[0]}")
+        raise series.refused()
     first, count = series.frames[0], len(series.frames)
     height, width = first.shape
     check_size(series.name, "the series", 4 * count * height * width, 4 * count * height * width)

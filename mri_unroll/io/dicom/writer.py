@@ -158,7 +158,9 @@ def write_all(datasets: Sequence[Dataset], folder: Path, overwrite: bool) -> tup
     if not overwrite:
         for path in paths:
             if path.exists():
-                raise InputError(f"{path} exists already.", "Use `--overwrite`, or write to another folder.")
+                raise InputError(
+                    f"{path} exists already.", "Use --overwrite to replace it, or write to another folder."
+                )
     elif (longer := folder / f"{len(datasets) + 1:04d}.dcm").exists():
         raise InputError(
             f"{folder} holds {longer.name}, which a series of {len(datasets)} slices would leave beside its own.",

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-# As reconstructor.SUMMARIES, which needs torch.
-METHODS = ("zero-filled", "cg-sense", "l1-wavelet", "tv", "vdamp", "bart-pics", "sigpy-l1wavelet", "unrolled")
+from mri_unroll.recon.methods import SUMMARIES
+
 LAYOUT_HELP = 'Axes of a NumPy file, as "slice,coil,ky,kx"; of ISMRMRD which scan, as "repetition=1".'
 
 Layout = Annotated[str | None, typer.Option(help=LAYOUT_HELP, show_default=False)]
@@ -19,7 +19,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_de
 
 def complete_method(incomplete: str) -> Iterable[str]:
     """Methods and checkpoints whose names begin so."""
-    yield from (name for name in METHODS if name.startswith(incomplete))
+    yield from (name for name in SUMMARIES if name.startswith(incomplete))
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     if folder.is_dir():
         found = {str(path): re.sub(r"\.\d+(?=\.\w+$)", "", str(path)) for path in folder.glob("*.safetensors")}

@@ -28,6 +28,7 @@ from mri_unroll import checkpoints, cli, demo, doctor, machine, options, termina
 from mri_unroll.errors import ConvergenceError, ModelError, ShapeError
 from mri_unroll.nets import model
 from mri_unroll.recon import reconstructor
+from mri_unroll.recon.methods import NETWORKS
 
 COMMAND = [sys.executable, "-c", "from mri_unroll.cli import main; main()"]
 SMALL = model.ModelConfig(n_steps=1, n_cg=1, n_start_cg=2, widths=(4, 8))
@@ -560,13 +561,14 @@ def test_methods_are_listed_and_the_default_marked() -> None:
         "bart-pics": "peer",
         "sigpy-l1wavelet": "peer",
         "unrolled": "learned",
+        "unrolled-small": "learned",
     }
+    assert set(NETWORKS) | {"restore"} == set(reconstructor.shipped_models())
     assert [method["name"] for method in found if method["default"]] == ["unrolled"]
     assert "unrolled *" in run("methods").stdout
 
 
 def test_method_names_complete() -> None:
-    assert set(options.METHODS) == set(reconstructor.SUMMARIES)
     assert list(options.complete_method("l1")) == ["l1-wavelet"]
     answer = CliRunner().invoke(
         cli.app,

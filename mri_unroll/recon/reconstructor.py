@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +17,11 @@ from mri_unroll.image import Image
 from mri_unroll.nets import model
 from mri_unroll.nets.imported import is_imported
 from mri_unroll.nets.weights import named_as_part
-from mri_unroll.recon import classical, learned, peers
+from mri_unroll.recon import learned, peers
 from mri_unroll.recon.imported import make_imported
-from mri_unroll.recon.message_passing import message_passing
+from mri_unroll.recon.methods import CLASSICAL, NOTHING_TO_SET, PEERS, SUMMARIES, ClassicalMethod, function
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
-from mri_unroll.solvers.solution import Solution
 
 
 class Reconstructor(Protocol):
@@ -38,40 +35,6 @@ class Reconstructor(Protocol):
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
         """Reconstruct every slice."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ClassicalMethod:
-    """An iterative method with its own settings, which a user may override."""
-
-    solve: Callable[..., Solution]  # (problem, reg_weight=, n_iterations=)
-    reg_weight: float  # for k-space scaled so that bright tissue is near 1
-    n_iterations: int
-
-
-CLASSICAL: dict[str, ClassicalMethod] = {
-    "cg-sense": ClassicalMethod(classical.cg_sense, 0.01, 30),
-    "l1-wavelet": ClassicalMethod(classical.l1_wavelet, 0.005, 60),
-    "tv": ClassicalMethod(classical.total_variation, 0.005, 100),
-}
-NOTHING_TO_SET: dict[str, Callable[[torch.device], Reconstructor]] = {
-    "zero-filled": classical.ZeroFilled,
-    "vdamp": message_passing,
-}
-PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU
-    "bart-pics": ClassicalMethod(peers.bart_pics, 0.005, 60),
-    "sigpy-l1wavelet": ClassicalMethod(peers.sigpy_l1_wavelet, 0.005, 60),
-}
-SUMMARIES: dict[str, str] = {
-    "zero-filled": "transform and root sum of squares; what every other method is compared with",
-    "cg-sense": "regularised least squares with coil maps",
-    "l1-wavelet": "compressed sensing: FISTA with wavelet sparsity",
-    "tv": "compressed sensing: total variation",
-    "vdamp": "message passing with wavelets for masks random in 2-D: tunes itself, predicts its error",
-    "bart-pics": "BART's compressed sensing with its wavelets, on our coil maps; needs the program bart",
-    "sigpy-l1wavelet": "SigPy's compressed sensing with wavelets, on our coil maps",
-    "unrolled": "trained unrolled proximal-gradient network (default)",
-}
 
 
 def weights_folder() -> Path:
@@ -96,7 +59,7 @@ def described_methods() -> list[dict[str, Any]]:
             "kind": kinds.get(name, "learned"),
             "default": name == ReconstructionConfig().method,
             "installed": program is not None or name != "bart-pics",
-            "summary": summary.removesuffix(" (default)") + (f" ({found})" if name == "bart-pics" else ""),
+            "summary": summary + (f" ({found})" if name == "bart-pics" else ""),
         }
         for name, summary in SUMMARIES.items()
     ]
@@ -137,7 +100,8 @@ def make_reconstructor(name_or_checkpoint: str, config: ReconstructionConfig | N
             f"Leave them out, or choose one of {', '.join((*CLASSICAL, *PEERS))}.",
         )
     if name_or_checkpoint in NOTHING_TO_SET:
-        return NOTHING_TO_SET[name_or_checkpoint](device)
+        reconstructor: Reconstructor = function(NOTHING_TO_SET[name_or_checkpoint][0])(device)
+        return reconstructor
     if name_or_checkpoint in CLASSICAL:
         return _classical(name_or_checkpoint, CLASSICAL[name_or_checkpoint], config, device)
     if name_or_checkpoint in PEERS:
@@ -171,7 +135,7 @@ def _classical(name: str, method: ClassicalMethod, config: ReconstructionConfig,
     n_iterations = method.n_iterations if config.n_iterations is None else config.n_iterations
     return SlicewiseReconstructor(
         name=name,
-        solve=functools.partial(method.solve, reg_weight=reg_weight, n_iterations=n_iterations),
+        solve=functools.partial(function(method.solve), reg_weight=reg_weight, n_iterations=n_iterations),
         device=device,
         parameters={"reg_weight": reg_weight, "n_iterations": n_iterations},
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mri_unroll.recon.methods import PEERS, SUMMARIES
 from mri_unroll.recon.peers import bart_program
-from mri_unroll.recon.reconstructor import PEERS, SUMMARIES
 
 NEEDS_BART = pytest.mark.skipif(bart_program() is None, reason="the program bart is not installed")
 ANY_SAMPLING = [name for name in SUMMARIES if name not in PEERS and name != "vdamp"]  # which takes random masks only

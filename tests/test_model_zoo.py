@@ -31,7 +31,7 @@ from mri_unroll.recon.learned import run_network
 from mri_unroll.training.examples import prepare
 from mri_unroll.training.simulate import simulate
 
-WIDTHS = {"unet": (4, 6), "resnet": (5, 5), "dncnn": (4, 6, 4)}
+WIDTHS = dict.fromkeys(PRIORS, (4, 6)) | {"resnet": (5, 5), "dncnn": (4, 6, 4)}
 SMALL = ModelConfig(n_steps=3, n_cg=2, n_start_cg=2, widths=(4, 6))
 
 
@@ -158,7 +158,7 @@ def test_priors_have_the_parameters_that_their_widths_say() -> None:
     def convolutions(*channels: tuple[int, int]) -> int:
         return sum(9 * n_in * n_out + n_out for n_in, n_out in channels)
 
-    counts = {kind: sum(p.numel() for p in PRIORS[kind](1, 3, WIDTHS[kind]).parameters()) for kind in PRIORS}
+    counts = {kind: sum(p.numel() for p in PRIORS[kind](1, 3, WIDTHS[kind], 2).parameters()) for kind in PRIORS}
     n_in = 8 * 2 + 3  # real and imaginary parts of two pictures folded by two, and three numbers
     assert counts == {
         "unet": convolutions((n_in, 4), (4, 4), (4, 6), (6, 6), (10, 4), (4, 4), (4, 8)),
@@ -182,7 +182,7 @@ def test_deep_residual_priors_start_as_calm_as_shallow_ones() -> None:
 @pytest.mark.parametrize("kind", [*PRIORS, "shared"])
 def test_gradcheck_of_priors(kind: str) -> None:
     torch.manual_seed(0)
-    prior: nn.Module = PRIORS[kind](1, 2, (2, 2)) if kind != "shared" else SharedPrior(UNetPrior(1, 2, (2, 3)))
+    prior: nn.Module = PRIORS[kind](1, 2, (2, 2), 2) if kind != "shared" else SharedPrior(UNetPrior(1, 2, (2, 3)))
     prior = awake(prior).double()
     names, parameters = zip(*prior.named_parameters(), strict=True)
 
@@ -243,7 +243,7 @@ def test_fresh_shared_steps_are_the_bare_prior_and_scales_tell_them_apart() -> N
 def test_modulation_is_that_of_the_features(kind: str) -> None:
     """Scaling and shifting the last features is a change of the last convolution."""
     torch.manual_seed(0)
-    prior: FoldedPrior = awake(PRIORS[kind](1, 2, WIDTHS[kind])).double()
+    prior: FoldedPrior = awake(PRIORS[kind](1, 2, WIDTHS[kind], 2)).double()
     image, strength = random_complex((1, 2, 8, 8), torch.complex128, 0), torch.ones(1, 2, dtype=torch.float64)
     shared = SharedPrior(prior).double()
     n_last = prior.n_features[-1]

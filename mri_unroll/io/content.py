@@ -24,6 +24,10 @@ MAX_COILS = 256
 MAX_HEAPS = 10_000
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURES = {  # first bytes of a file: the container that it is
+    _HDF5_SIGNATURE: "hdf5",
+    b"\x93NUMPY": "npy",
+}
 _LOOKED_INTO = 200  # members of a zip, for one that is DICOM
 _HEAP_MARK = b"GCOL\x01\x00\x00\x00"
 
@@ -62,7 +66,7 @@ def plain_file(path: str | Path) -> Path:
 
 
 def recognise(path: Path) -> str:
-    """Name the container that the bytes of a file are in: ``hdf5``, ``npy`` or ``npz``.
+    """Name the container that the bytes of a file are in: a value of `SIGNATURES`, or ``npz``.
 
     Raises
     ------
@@ -73,10 +77,9 @@ def recognise(path: Path) -> str:
     """
     with path.open("rb") as file:
         head = file.read(1024)
-        if head.startswith(_HDF5_SIGNATURE):
-            return "hdf5"
-        if head.startswith(b"\x93NUMPY"):
-            return "npy"
+        for signature, container in SIGNATURES.items():
+            if head.startswith(signature):
+                return container
         if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and zipfile.is_zipfile(file):
             return "npz"
         if _is_dicom(head):

@@ -30,9 +30,8 @@ __all__ = ["N_STRENGTH", "ModelConfig", "Network", "build", "digest", "files", "
 
 Network = Unrolled | Equilibrium
 
-PriorKind = Literal["unet", "resnet", "dncnn"]
 MapRefinement = Literal["none", "once", "each"]
-PRIORS: dict[PriorKind, type[UNetPrior] | type[ResNetPrior] | type[DnCNNPrior]] = {
+PRIORS: dict[str, Callable[[int, int, tuple[int, ...], int], FoldedPrior]] = {  # n_evidence, n_strength, widths, fold
     "unet": UNetPrior,
     "resnet": ResNetPrior,
     "dncnn": DnCNNPrior,
@@ -40,8 +39,8 @@ PRIORS: dict[PriorKind, type[UNetPrior] | type[ResNetPrior] | type[DnCNNPrior]] 
 
 # What a network may be conditioned on: log noise level, log sampled fraction (see recon.calibrate.strength_features),
 # and, as a third number, the share of the noise that its picture is to keep.
-_AGAIN = "Copy or train it again."
 N_STRENGTH = 2
+_AGAIN = "Copy or train it again."
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,7 +64,7 @@ class ModelConfig:
     backward: Backward = "implicit"  # or "neumann", "one-step"
     n_terms: int = 5  # of a Neumann series
     # Fields from here on came later: see `__repr__`.
-    prior: PriorKind = "unet"
+    prior: str = "unet"  # a name of `PRIORS`
     fold: int = 2  # space to depth in front of the prior: 1 (full resolution), 2 or 4
     n_priors: int = 0  # as many, each shared by consecutive steps with scales and weights of their own; 0: see `tied`
     map_refinement: MapRefinement = "none"  # of the coil maps: "once" at the start, or before "each" step
@@ -86,7 +85,7 @@ class ModelConfig:
             ("data_term", ("cg", "gradient")),
             ("method", get_args(Method)),
             ("backward", get_args(Backward)),
-            ("prior", get_args(PriorKind)),
+            ("prior", tuple(PRIORS)),
             ("fold", (1, 2, 4)),
             ("map_refinement", get_args(MapRefinement)),
         ):

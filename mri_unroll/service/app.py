@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -34,8 +35,13 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
     """The whole application, guard included."""
     engine = connect(settings.database_url)
     jobs = Jobs(engine, settings.lease_seconds, settings.attempts)
-    uploads = Uploads(engine, settings)
-    methods, metrics = Methods(settings), Metrics(jobs, settings)
+    metrics = Metrics(jobs, settings)
+    return Guard(make_routes(settings, engine, jobs, metrics), settings, tokens, metrics)
+
+
+def make_routes(settings: ServiceSettings, engine: Engine, jobs: Jobs, metrics: Metrics) -> FastAPI:
+    """What is behind the guard, which is not fit to be served without it."""
+    uploads, methods = Uploads(engine, settings), Methods(settings)
     app = FastAPI(
         title="mri_unroll",
         version=__version__,
@@ -61,7 +67,7 @@ def make_app(settings: ServiceSettings, tokens: Tokens) -> Guard:
         need(caller, ADMIN)
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Guard(app, settings, tokens, metrics)
+    return app
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -26,6 +26,7 @@ from mri_unroll.recon.calibrate import (
     strength_features,
 )
 from mri_unroll.recon.learned import REVERSALS, as_fully_sampled, fitting_precision
+from mri_unroll.recon.methods import NETWORKS
 from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
@@ -87,7 +88,7 @@ def test_every_method_keeps_the_contract(
     assert nmse(full.reference, image.pixels) < 0.3  # the scan's units are kept
     again = make_reconstructor(method, ReconstructionConfig(device="cpu")).reconstruct(scan)
     np.testing.assert_array_equal(image.pixels, again.pixels)
-    assert (image.provenance.weights_digest is not None) == (method == "unrolled" or "/" in method)
+    assert (image.provenance.weights_digest is not None) == (method in NETWORKS or "/" in method)
 
 
 @pytest.mark.parametrize("unit", [1e-8, 1e8])

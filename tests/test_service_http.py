@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import socket
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from mri_unroll.config import ReconstructionConfig  # noqa: E402
 from mri_unroll.pipeline import reconstruct_file  # noqa: E402
 
 SCAN = (4, 3, 40, 36)
+UPLOADS, UPLOAD_MB = map(int, os.environ.get("LARGE_UPLOADS", "8x8").split("x"))
 
 
 @pytest.fixture
@@ -371,3 +374,37 @@ def test_slow_callers_do_not_hold_up_others(service: Running, client: Client) ->
     finally:
         for link in links:
             link.close()
+
+
+def test_large_uploads_at_once_stay_out_of_memory(tmp_path: Path) -> None:
+    """All hashes are right, and the process that takes them stays small: 8 of 8 MB, or `LARGE_UPLOADS=32x256`."""
+    size = UPLOAD_MB * 2**20
+    with running(tmp_path / "large", workers=0, min_free_gb=0, requests_per_minute=100_000) as service:
+        (api,) = service.children("api")
+
+        def send(number: int) -> bool:
+            block = np.random.default_rng(number).bytes(2**20)
+            digest = hashlib.sha256()
+
+            def body() -> Iterator[bytes]:
+                for _ in range(UPLOAD_MB):
+                    digest.update(block)
+                    yield block
+
+            found = service.client()("PUT", "/v1/uploads", 201, params={"name": f"{number}.h5"}, data=body()).json()
+            return found["received"] == size and found["sha256"] == digest.hexdigest()
+
+        highest = slowest = 0.0
+        client = service.client()
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            sent = [pool.submit(send, number) for number in range(UPLOADS)]
+            while not all(one.done() for one in sent):
+                began = time.monotonic()
+                client("GET", "/health/live")
+                slowest = max(slowest, time.monotonic() - began)
+                lines = Path(f"/proc/{api}/status").read_text().splitlines()
+                highest = max(highest, next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
+                time.sleep(0.05)
+        assert all(one.result() for one in sent)
+        print(f"{UPLOADS} uploads of {UPLOAD_MB} MB: {highest:.0f} MB at most, slowest answer {slowest:.2f} s")
+        assert highest < 300

@@ -485,7 +485,7 @@ def test_pictures_follow_the_unit_and_do_not_know_of_silent_coils(kind: str, tmp
     assert np.isfinite(picture).all()
     for unit in (1e-12, 1e12):
         other = make_reconstructor(out).reconstruct(make_scan(shape, recon_shape, run, unit)).pixels
-        np.testing.assert_allclose(other / unit, picture, rtol=0, atol=1e-5 * np.abs(picture).max())
+        np.testing.assert_allclose(other / unit, picture, rtol=0, atol=3e-5 * np.abs(picture).max())
     scan = make_scan(shape, recon_shape, run, 1.0)
     silent = dataclasses.replace(scan, kspace=np.insert(scan.kspace, 2, 0, axis=1))
     np.testing.assert_array_equal(make_reconstructor(out).reconstruct(silent).pixels, picture)

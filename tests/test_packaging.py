@@ -126,6 +126,7 @@ def without_network() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_installed_wheel_runs_the_demo_without_a_network(bare: Path, tmp_path: Path) -> None:
     own = ("PYTHON", "PYTEST", "MRI_UNROLL")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}

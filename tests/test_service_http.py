@@ -84,6 +84,19 @@ def test_a_scan_comes_back_as_the_command_line_makes_it(client: Client, scan: Pa
     assert "allow_synthetic_geometry" in missing["hint"]
 
 
+def test_a_result_says_what_there_is_of_it(client: Client, scan: Path) -> None:
+    job = client.submit(client.upload(scan), method="zero-filled")
+    done(client, job)
+    found = client("GET", f"/v1/jobs/{job}/result").json()
+    assert set(found) >= {"h5", "report", "preview", "sidecar"}
+    assert "dicom.zip" not in found  # the scan does not say where it lies
+    for kind, size in found.items():
+        head = client("HEAD", f"/v1/jobs/{job}/result/{kind}")
+        assert (int(head.headers["content-length"]), head.content) == (size, b"")
+        assert len(client("GET", f"/v1/jobs/{job}/result/{kind}").content) == size
+    client("HEAD", f"/v1/jobs/{job}/result/dicom.zip", 404)
+
+
 def test_a_scan_becomes_dicom_when_places_may_be_made_up(client: Client, scan: Path) -> None:
     job = client.submit(client.upload(scan), method="zero-filled", allow_synthetic_geometry=True)
     done(client, job)

@@ -465,6 +465,26 @@ def test_a_busy_socket_says_so(tmp_path: Path) -> None:
             assert "1 sessions are under way" in said
 
 
+def test_one_address_leaves_room_for_others(tmp_path: Path) -> None:
+    """Loopback addresses stand for two scanners."""
+    with running(tmp_path, mrd_port=0, mrd_sessions=3, mrd_sessions_per_address=2, workers=0) as service:
+        port = int(service.mrd_address.rpartition(":")[2])
+
+        def connected(source: str) -> socket.socket:
+            return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+
+        with connected("127.0.0.1"), connected("127.0.0.1"):
+            time.sleep(0.3)
+            with connected("127.0.0.1") as third:
+                assert b"2 sessions of this address are under way" in third.recv(2**16)
+            with connected("127.0.0.2") as other:
+                other.sendall(config_message("x") + mrd_stream.close_message())
+                assert b"under way" not in other.recv(2**16)
+        time.sleep(0.5)
+        (said,) = spoken(("127.0.0.1", port), config_message("x") + mrd_stream.close_message())
+        assert "under way" not in str(said)
+
+
 def test_a_stop_is_told_to_who_waits(tmp_path: Path) -> None:
     """Who is sending, and who waits for pictures; no job is left that nobody waits for."""
     content = whole(write_scan(tmp_path / "scan.h5"))

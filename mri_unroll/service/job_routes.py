@@ -6,9 +6,11 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Query
+from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, StreamingResponse
 
@@ -143,18 +145,29 @@ async def _watch(jobs: Jobs, identity: str) -> AsyncIterator[str]:
 def add_results(app: FastAPI, jobs: Jobs, settings: ServiceSettings) -> None:
     """Files of results."""
 
+    def folder_of(job: Job) -> Path:
+        if not job.result:
+            raise Denied(404 if job.is_ended else 409, f"The job is {job.state}: there is no result.")
+        return settings.folder / "results" / job.result
+
+    @app.get("/v1/jobs/{identity}/result")
+    def list_result(identity: Identity, caller: Asking) -> dict[str, int]:
+        """Which files there are of the result, and how many bytes each has."""
+        folder = folder_of(job_of(jobs, identity, caller))
+        paths = {kind: folder / name for kind, (name, _) in RESULTS.items()}
+        return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
+
+    @app.head("/v1/jobs/{identity}/result/{kind}", include_in_schema=False)
     @app.get("/v1/jobs/{identity}/result/{kind}", response_class=FileResponse)
     def result(
         identity: Identity,
-        kind: Annotated[str, Path(pattern=f"^({'|'.join(RESULTS)})$".replace(".", r"\."))],
+        kind: Annotated[str, InPath(pattern=f"^({'|'.join(RESULTS)})$".replace(".", r"\."))],
         caller: Asking,
     ) -> FileResponse:
         """A file of the result: `h5`, `nifti`, `dicom.zip`, `report`, `preview` or `sidecar`. Ranges are answered."""
         job = job_of(jobs, identity, caller)
-        if not job.result:
-            raise Denied(404 if job.is_ended else 409, f"The job is {job.state}: there is no result.")
         name, media = RESULTS[kind]
-        path = settings.folder / "results" / job.result / name
+        path = folder_of(job) / name
         if not path.is_file():
             reason = "The raw data does not say where the picture lies." if kind == "dicom.zip" else ""
             raise Denied(404, f"This result has no {kind}.", reason and f"{reason} Add allow_synthetic_geometry.")

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Server:
         self._methods = Methods(settings)
         self._free = threading.BoundedSemaphore(settings.mrd_sessions)
         self._rates = Rates()
+        self._turn, self._of_address = threading.Lock(), Counter[str]()  # sessions, waiting ones too
         self._links: set[socket.socket] = set()  # of sessions under way
         self._is_stopping = False
 
@@ -88,14 +90,29 @@ class Server:
             elif threading.active_count() > _MOST_THREADS:
                 link.close()
             else:
-                threading.Thread(target=self._admit, args=(link,), daemon=True).start()
+                threading.Thread(target=self._admit, args=(link, address[0]), daemon=True).start()
 
-    def _admit(self, link: socket.socket) -> None:
-        if self._free.acquire(timeout=_WAIT):
-            self._attend(link)
+    def _admit(self, link: socket.socket, host: str) -> None:
+        most = self._settings.mrd_sessions_per_address
+        with self._turn:
+            is_one_too_many = self._of_address[host] >= most
+            self._of_address[host] += not is_one_too_many
+        if is_one_too_many:
+            self._refuse(link, f"{most} sessions of this address are under way.")
             return
+        try:
+            if self._free.acquire(timeout=_WAIT):
+                self._attend(link)
+            else:
+                self._refuse(link, f"{self._settings.mrd_sessions} sessions are under way.")
+        finally:
+            with self._turn:
+                self._of_address[host] -= 1
+                self._of_address += Counter()  # forgets those at zero
+
+    def _refuse(self, link: socket.socket, reason: str) -> None:
         with link, suppress(OSError):
-            say(link, "ERROR", f"{self._settings.mrd_sessions} sessions are under way. Try again later.")
+            say(link, "ERROR", f"{reason} Try again later.")
             link.sendall(mrd_stream.close_message())
             linger(link)
 

@@ -25,10 +25,10 @@ class DicomRule:
 
     caller: str = ""  # application entity that sent it; "": any
     description: str = ""  # regular expression that the series description holds; "": any
-    mode: StudyMode = "restore"
-    psf: str | None = None
-    method: str | None = None
-    accelerate: float | None = None
+    mode: StudyMode = "restore"  # undo a blur, or simulate undersampling
+    psf: str | None = None  # of "restore", as for `recon --psf`
+    method: str | None = None  # None: as the mode asks
+    accelerate: float | None = None  # of "retrospective", > 1
     insist: bool = False  # simulate although the pictures were processed before
     send_to: tuple[str, ...] = ()  # dicom://AET@HOST:PORT or https://HOST/dicom-web: where the result goes
 
@@ -52,12 +52,13 @@ class ServiceSettings:
     """
 
     data_dir: str  # uploads, results and, unless `jobs_url` says otherwise, the database; on a local disk
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # address to listen at
     port: int = 8080  # 0: any free one
     http: bool = True  # answer HTTP; without it there is no page, and no token is needed
     allowed_hosts: tuple[str, ...] = ()  # names under which the service may be addressed, besides `host` and loopback
     mrd_port: int | None = None  # of the MRD socket for scanners, on `host`; it knows no tokens; None: none
     mrd_sessions: int = 8  # at the same time
+    mrd_sessions_per_address: int = 4  # of these, so that one scanner leaves room for others
     mrd_connections_per_minute: int = 120  # of one address
     mrd_idle_seconds: float = 120.0  # that a scanner may be silent
     dicom_port: int | None = None  # of the DICOM node, on `host`; None: none
@@ -65,11 +66,11 @@ class ServiceSettings:
     dicom_callers: tuple[str, ...] = ()  # application entities that may call; nobody else may
     dicom_connections_per_minute: int = 300  # of one address; some archives make one for every object
     dicom_quiet_seconds: float = 10.0  # after which a series that grows no more is whole
-    dicom_rules: tuple[DicomRule, ...] = ()
+    dicom_rules: tuple[DicomRule, ...] = ()  # what is done with their series
     token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
     jobs_url: str | None = None  # postgresql+psycopg://...; None: SQLite in `data_dir`
     workers: int = 1  # processes that reconstruct, each with a device of its own
-    device: DeviceChoice = "auto"
+    device: DeviceChoice = "auto"  # "auto": a GPU where there is one
     threads: int | None = None  # of the CPU for one worker; None: cores / workers
     max_upload_gb: float = 32.0  # of one file
     max_uploads: int = 32  # at the same time
@@ -88,6 +89,7 @@ class ServiceSettings:
             ("port", lambda value: 0 <= value < 65536, "0 to 65535"),
             ("mrd_port", lambda value: value is None or 0 <= value < 65536, "0 to 65535"),
             ("mrd_sessions", lambda value: 1 <= value <= 256, "1 to 256"),
+            ("mrd_sessions_per_address", lambda value: value >= 1, ">= 1"),
             ("mrd_connections_per_minute", lambda value: value >= 1, ">= 1"),
             ("mrd_idle_seconds", lambda value: value > 0, "> 0"),
             ("dicom_port", lambda value: value is None or 0 < value < 65536, "1 to 65535"),

@@ -178,7 +178,7 @@ async function watch(id, line) {
 
 async function view(job) {
   const base = `/v1/jobs/${job.job}/result`;
-  const [about, sidecar] = [await get(`${base}/viewer`), await get(`${base}/sidecar`)];
+  const [about, sidecar, files] = [await get(`${base}/viewer`), await get(`${base}/sidecar`), await get(base)];
   const [slices] = about.shape;
   shown = { job: job.job, base, ...about, data: new Map(), slice: Math.floor(slices / 2) };
   resetWindow();
@@ -210,7 +210,7 @@ async function view(job) {
   $("compare").value = compares ? 50 : 0;
   $("left-name").textContent = compares ? (sidecar.mode ? "source" : "zero-filled") : "";
   $("right-name").textContent = compares ? sidecar.method : "";
-  $("downloads").replaceChildren(...["h5", "nifti", "dicom.zip", "report", "preview", "sidecar"].map((kind) => {
+  $("downloads").replaceChildren(...["h5", "nifti", "dicom.zip", "report", "preview", "sidecar"].filter((kind) => kind in files).map((kind) => {
     const button = document.createElement("button");
     button.textContent = kind;
     button.onclick = safely(() => download(kind));

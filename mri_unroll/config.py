@@ -38,13 +38,13 @@ class ReconstructionConfig:
 
     method: str = "unrolled"  # a name that `mri-unroll methods` lists, or the path of a checkpoint
     format: OutputFormat = "auto"  # "auto": by the suffix of the output, else HDF5
-    device: DeviceChoice = "auto"
+    device: DeviceChoice = "auto"  # "auto": a GPU where there is one
     accelerate: float | None = None  # undersample a fully sampled scan by this factor, >= 1; None: as measured
-    mask: MaskKind = "equispaced_fraction"
+    mask: MaskKind = "equispaced_fraction"  # with accelerate: which lines, or samples, are kept
     center_fraction: float | None = None  # share of phase encodings kept in the centre, 0..1; None: 0.32 / accelerate
     seed: int = 0  # of the mask
     slices: tuple[int, int] | None = None  # [first, last), counted from 0; None: all
-    overwrite: bool = False
+    overwrite: bool = False  # replace files that are there
     reg_weight: float | None = None  # of classical methods, > 0, for k-space scaled as they scale it; None: their own
     n_iterations: int | None = None  # of classical methods, >= 1; None: their own
     effort: Effort = "normal"  # of networks; "fast": bfloat16 where the CPU has it; "best": mean of four passes
@@ -94,23 +94,23 @@ class StudyConfig:
         If a value is out of its range.
     """
 
-    mode: StudyMode
+    mode: StudyMode  # undo a blur, or simulate undersampling
     psf: str | None = None  # of "restore", see recon.psf.parse_psf
     method: str | None = None  # None: "restore" or "unrolled", as the mode asks
     series: str | None = None  # name or number; None: every series that can be used
     format: OutputFormat = "auto"  # "auto": DICOM
-    device: DeviceChoice = "auto"
+    device: DeviceChoice = "auto"  # "auto": a GPU where there is one
     accelerate: float | None = None  # of "retrospective", > 1
-    mask: MaskKind = "equispaced_fraction"
-    center_fraction: float | None = None
+    mask: MaskKind = "equispaced_fraction"  # of "retrospective"
+    center_fraction: float | None = None  # as in ReconstructionConfig
     seed: int = 0  # of mask and synthetic phase
     n_coils: int = 1  # synthetic ones, of "retrospective"
     insist: bool = False  # simulate although the pictures were processed before
-    reg_weight: float | None = None
-    n_iterations: int | None = None
+    reg_weight: float | None = None  # of classical methods, > 0; None: their own
+    n_iterations: int | None = None  # of classical methods, >= 1; None: their own
     keep_private: bool = False  # vendors' elements, in DICOM written
-    deidentify: bool = False
-    overwrite: bool = False
+    deidentify: bool = False  # basic profile of PS3.15, in DICOM written
+    overwrite: bool = False  # replace files that are there
 
     def __post_init__(self) -> None:
         _check_choices(self)

@@ -37,24 +37,24 @@ class TrainingConfig:
     data: str  # folder with index.json and image volumes, or with fastMRI-style .h5 files
     out: str  # folder for checkpoint.pt, log.csv, pictures, and model.safetensors
     held_out: str  # regular expression of validation people, see dataset.find_volumes
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # what is trained; in TOML the table [model]
     task: Task = "reconstruct"  # from k-space; "restore": from blurred pictures, see training.blurring
-    n_steps: int = 6000
-    learning_rate: float = 1e-3
-    warm_up: int = 200
+    n_steps: int = 6000  # steps of the optimiser
+    learning_rate: float = 1e-3  # of AdamW, at its highest
+    warm_up: int = 200  # steps over which the learning rate rises, the first ones
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
     start_from: str | None = None  # weights of a smaller network of the same widths, see nets.model.transfer
     bfloat16: bool = True  # inside the priors; everything else is single precision
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
+    ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
+    clip_norm: float = 1.0  # longer gradients are shortened to this
     strip: int = 112  # readout rows per step; rows decouple when whole lines are sampled
     repeats: int = 1  # steps that each acquisition serves, each with other rows and another share of noise
     poisson: float = POISSON_SHARE  # share of two-dimensional masks among those simulated
-    seed: int = 0
-    n_workers: int = 1
-    n_threads: int = 1
-    save_every: int = 250
-    n_validation: int = 24
+    seed: int = 0  # of weights, examples and their order
+    n_workers: int = 1  # processes that make examples; 0: none but the trainer
+    n_threads: int = 1  # of torch, in the trainer
+    save_every: int = 250  # steps between checkpoints, each with a validation
+    n_validation: int = 24  # slices of held-out people, spread over them
     loss: LossName = "relative"  # see losses.Objective
     ssim_weight: float = 0.84  # of "mixed", 0..1; the rest is L1
     deep_supervision: tuple[float, ...] = (0.1, 0.3, 0.5)  # weights of the last pictures; earlier ones as the first
@@ -65,7 +65,7 @@ class TrainingConfig:
     checkpointing: bool = False  # recompute each step in the backward pass: memory of one step, a third more time
     rotation: float = 0.0  # degrees, at most, either way
     zoom: float = 0.0  # at most, either way; 0.1: from 10 % smaller to 10 % larger
-    device: DeviceChoice = "auto"
+    device: DeviceChoice = "auto"  # "auto": a GPU where there is one
     tensorboard: bool = True  # beside log.csv, where the package tensorboard is installed
     n_pictures: int = 3  # validation slices that are drawn at each save
 

@@ -135,7 +135,7 @@ def test_the_installed_wheel_runs_the_demo_without_a_network(bare: Path, tmp_pat
     def run(*command: str | Path) -> str:
         cut_off = [*without_network(), *map(str, command)]
         done = subprocess.run(
-            cut_off, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=280, check=False
+            cut_off, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -143,7 +143,7 @@ def test_the_installed_wheel_runs_the_demo_without_a_network(bare: Path, tmp_pat
     place = run(bare / "python", "-c", "import mri_unroll; print(mri_unroll.__file__)")
     assert Path(place.strip()).is_relative_to(bare.parent)
     assert run(bare / "mri-unroll", "--version") == f"mri-unroll {mri_unroll.__version__}\n"
-    table = run(bare / "mri-unroll", "demo", "-o", "demo").splitlines()
+    table = run(bare / "mri-unroll", "demo", "-o", "demo", "--threads", "1").splitlines()  # others test, too
     psnr = {line.split()[0]: float(line.split()[2]) for line in table[1:]}
     assert psnr["unrolled"] > psnr["l1-wavelet"] > psnr["zero-filled"]
     for method in psnr:
@@ -153,7 +153,7 @@ def test_the_installed_wheel_runs_the_demo_without_a_network(bare: Path, tmp_pat
         assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
         assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         sidecar = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        assert (sidecar["predicted"] is None) == (method == "zero-filled")  # the calibration of the verdict came along
+        assert (sidecar["predicted"] is not None) == (method == "unrolled")  # its calibration came along
     assert "verified" in run(bare / "mri-unroll", "models", "verify", "unrolled")
 
 

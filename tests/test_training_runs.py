@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from mri_unroll.cli import app
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.nets.model import ModelConfig, load
+from mri_unroll.recon.reconstructor import shipped_models
 from mri_unroll.training import checkpoint
 from mri_unroll.training.journal import COLUMNS, Journal, contact_sheet
 from mri_unroll.training.loop import train
@@ -98,6 +99,19 @@ def test_command_trains_and_tells(images: Path, tmp_path: Path) -> None:
     assert plain.stdout.splitlines() == [str(tmp_path / "other" / "model.safetensors")]
     assert "settings: held_out = b:[12]|c" in plain.stderr
     assert "step 1/1 loss" in plain.stderr
+
+
+def test_a_run_can_begin_with_a_network_that_ships(tmp_path: Path) -> None:
+    settings = tmp_path / "run.toml"
+    text = "data = 'scans'\nout = 'out'\nheld_out = 'carl'\nstart_from = 'unrolled-small'\n"
+    settings.write_text(text)
+    config = read_training(settings)
+    shipped = shipped_models()["unrolled-small"]
+    assert (config.start_from, config.model) == (str(shipped), load(shipped)[1])
+    settings.write_text(text + "[model]\nn_steps = 6\n")
+    assert read_training(settings).model == ModelConfig(n_steps=6)
+    settings.write_text(text.replace("unrolled-small", "other.safetensors"))
+    assert read_training(settings).start_from == str(tmp_path / "other.safetensors")
 
 
 def test_command_refuses_in_sentences(images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 
 from mri_unroll.config import DeviceChoice, load_toml
 from mri_unroll.errors import ConfigError
-from mri_unroll.nets.model import N_STRENGTH, ModelConfig
+from mri_unroll.nets.model import N_STRENGTH, ModelConfig, load
+from mri_unroll.recon.reconstructor import shipped_models
 from mri_unroll.training.simulate import POISSON_SHARE
 
 LossName = Literal["relative", "l1", "ssim", "mixed", "kspace"]
@@ -43,7 +44,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3  # of AdamW, at its highest
     warm_up: int = 200  # steps over which the learning rate rises, the first ones
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
-    start_from: str | None = None  # weights of a smaller network of the same widths, see nets.model.transfer
+    start_from: str | None = None  # a shipped network, or weights of one of the same widths and no more steps
     bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
     clip_norm: float = 1.0  # longer gradients are shortened to this
@@ -131,6 +132,8 @@ class TrainingConfig:
 def read_training(path: Path, out: Path | None = None, n_steps: int | None = None) -> TrainingConfig:
     """The run that a TOML file describes; its paths are relative to the file's folder.
 
+    ``start_from`` may also name a network that ships; a run that says nothing of its ``model`` then trains that one.
+
     Parameters
     ----------
     path
@@ -145,11 +148,13 @@ def read_training(path: Path, out: Path | None = None, n_steps: int | None = Non
     """
     config = load_toml(path, TrainingConfig)
     folder = path.resolve().parent
+    shipped = shipped_models().get(config.start_from or "")
     return dataclasses.replace(
         config,
         data=str((folder / config.data).resolve()),
         out=str((folder / config.out).resolve() if out is None else out.resolve()),
-        start_from=config.start_from and str((folder / config.start_from).resolve()),
+        start_from=config.start_from and str(shipped or (folder / config.start_from).resolve()),
+        model=load(shipped)[1] if shipped and config.model == ModelConfig() else config.model,
         n_steps=config.n_steps if n_steps is None else n_steps,
     )
 

@@ -8,16 +8,17 @@ UPGRADE ?=
 
 VENV := .venv
 READY := $(VENV)/.mri-unroll-ready
-EXTRAS := cluster,dev,dicom,nufft,serve,train
+EXTRAS := cluster,dev,dicom,docs,nufft,serve,train
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock versions
+.PHONY: help setup demo test check docs format lock versions
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    reconstruct the sample scan and say where the report is"
 	@echo "make test    run the tests (FAST=1: without the slow ones; ARGS: for pytest)"
 	@echo "make check   form, lint, types, floors; make format puts form right"
+	@echo "make docs    build the pages of docs/ as a site, docs/_site/index.html"
 	@echo "make versions  try the oldest dependencies and every Python that is supported (ARGS: which; needs uv)"
 	@echo "make lock    pin again: constraints.txt, requirements*.lock (UPGRADE=1: newest versions; needs uv)"
 	@echo "Each makes $(VENV) when it is missing or out of date. PYTHON=... says from which Python."
@@ -34,6 +35,10 @@ check:
 
 versions:
 	@scripts/check_versions $(ARGS)
+
+docs: $(READY)
+	@$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_site
+	@echo docs/_site/index.html
 
 setup: $(READY)
 

@@ -130,7 +130,8 @@ def main() -> None:
                 *(best[method].shown if method in best else pictures[0] * 0 for method in (*SETTINGS, "restore")),
             ]
         )
-    (arguments.out / "restore_quality.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    title = "# Restoration, by all methods\n\n`python scripts/restore_quality.py STUDY -o docs/restore`\n\n"
+    (arguments.out / "restore_quality.md").write_text(title + "\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     draw(rows, labels, arguments.out / "restore_quality.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -76,7 +77,9 @@ def test_measures_without_any_number_are_left_out() -> None:
 def test_interval_equals_scipys_bca(n: int, skewed: bool) -> None:
     random = np.random.default_rng(n)
     values = random.lognormal(0, 1, n) if skewed else random.normal(1, 2, n)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, method="BCa", rng=np.random.default_rng(3))
+    seed = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"  # before SciPy 1.15
+    drawn = {seed: np.random.default_rng(3)}
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, method="BCa", **drawn)
     low, high = bootstrap_interval(values, n_resamples=40_000)
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     assert low == pytest.approx(theirs.confidence_interval.low, abs=0.02 * width)

@@ -5,34 +5,20 @@ python scripts/figures/error_map.py SCAN.h5 --slice 0 --accelerate 4 6 8 -o docs
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-import numpy as np
-from panels import draw, error, picture
+from panels import FullScan, draw, error, picture
 
 from mri_unroll import metrics
 from mri_unroll.config import ReconstructionConfig
-from mri_unroll.io.registry import read_scan
 from mri_unroll.recon.reconstructor import make_reconstructor
-from mri_unroll.recon.retrospective import undersample
 from mri_unroll.trust.witness import Witness
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scan", type=Path, help="a fully sampled scan")
-    parser.add_argument("--slice", type=int, default=0)
-    parser.add_argument("--accelerate", type=float, nargs="+", default=[4, 6, 8])
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    given = parser.parse_args()
-    scan = read_scan(given.scan, slice(given.slice, given.slice + 1))
-    truth = scan.reference
-    assert truth is not None
-    top = float(np.percentile(truth, 99.5))
+    full = FullScan(__doc__, (4, 6, 8))
+    truth, top = full.truth, full.top
     rows = []
-    for factor in given.accelerate:
-        accelerated = undersample(scan, "equispaced_fraction", factor, 0.32 / factor, seed=0)
+    for factor in full.accelerations:
+        accelerated = full.undersampled(factor)
         witness = Witness(make_reconstructor("unrolled"), ReconstructionConfig())
         witness.watch(accelerated)
         image = witness.reconstructor.reconstruct(accelerated)
@@ -54,7 +40,7 @@ def main() -> None:
                 error(f"above the prediction: {1 - below:.0%} of pixels", true > image.predicted_error[0], 1),
             ]
         )
-    draw(rows, given.output)
+    draw(rows, full.output)
 
 
 if __name__ == "__main__":

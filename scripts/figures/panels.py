@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,44 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mri_unroll.io.registry import read_scan
+from mri_unroll.recon.retrospective import undersample
+from mri_unroll.scan import Scan
+
 ROOT = Path(__file__).resolve().parents[2]
 GALLERY = ROOT / "docs" / "gallery"
 
 Panel = tuple[str, NDArray | None, str, tuple[float, float]]  # title, picture (None: nothing), colours, window
+
+
+class FullScan:
+    """One slice of a fully sampled scan, named on the command line, and what a figure of it needs.
+
+    Parameters
+    ----------
+    about
+        What ``--help`` says.
+    accelerations
+        When ``--accelerate`` says no others.
+    """
+
+    def __init__(self, about: str | None, accelerations: Sequence[float]) -> None:
+        parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("scan", type=Path, help="a fully sampled scan")
+        parser.add_argument("--slice", type=int, default=0)
+        parser.add_argument("--accelerate", type=float, nargs="+", default=accelerations)
+        parser.add_argument("-o", "--output", type=Path, required=True)
+        given = parser.parse_args()
+        self.accelerations: list[float] = given.accelerate
+        self.output: Path = given.output
+        self.scan = read_scan(given.scan, slice(given.slice, given.slice + 1))
+        assert self.scan.reference is not None
+        self.truth = self.scan.reference
+        self.top = float(np.percentile(self.truth, 99.5))  # what is shown white
+
+    def undersampled(self, acceleration: float) -> Scan:
+        """As a faster scan would have been, with evenly spaced lines."""
+        return undersample(self.scan, "equispaced_fraction", acceleration, 0.32 / acceleration, seed=0)
 
 
 def picture(title: str, pixels: NDArray | None, top: float) -> Panel:

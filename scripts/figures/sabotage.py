@@ -5,20 +5,16 @@ python scripts/figures/sabotage.py SCAN.h5 --slice 0 --accelerate 4 -o docs/gall
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from panels import draw, error, picture
+from panels import FullScan, draw, error, picture
 
 from mri_unroll.config import ReconstructionConfig
-from mri_unroll.io.registry import read_scan
 from mri_unroll.physics.sampling import detect_acs
 from mri_unroll.recon.reconstructor import make_reconstructor
-from mri_unroll.recon.retrospective import undersample
 from mri_unroll.trust.witness import Witness
 
 Fault = Callable[[NDArray, NDArray], NDArray]  # full k-space (slice, coil, ky, kx), lines outside the centre
@@ -61,17 +57,9 @@ FAULTS: dict[str, Fault] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scan", type=Path, help="a fully sampled scan of several coils")
-    parser.add_argument("--slice", type=int, default=0)
-    parser.add_argument("--accelerate", type=float, default=4)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    given = parser.parse_args()
-    scan = read_scan(given.scan, slice(given.slice, given.slice + 1))
-    truth = scan.reference
-    assert truth is not None
-    top = float(np.percentile(truth, 99.5))
-    sound = undersample(scan, "equispaced_fraction", given.accelerate, 0.32 / given.accelerate, seed=0)
+    full = FullScan(__doc__, (4,))
+    scan, truth, top = full.scan, full.truth, full.top
+    sound = full.undersampled(full.accelerations[0])
     assert sound.mask is not None
     mask = np.broadcast_to(sound.mask, (1, *sound.mask.shape[-2:]))[0]
     measured = mask.any(0)
@@ -89,7 +77,7 @@ def main() -> None:
         alarms = [check.name for check in verdict.checks if check.verdict != "go"]
         pictures.append(picture(f"{name}: {verdict.answer} ({', '.join(alarms) or 'no alarm'})", image.pixels[0], top))
         errors.append(error("", abs(image.pixels[0] - truth[0]), top / 5))
-    draw([pictures, errors], given.output)
+    draw([pictures, errors], full.output)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ from mri_unroll.image import Evidence
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.pipeline import reconstruct_file
 from mri_unroll.recon.reconstructor import make_reconstructor, shipped_models
+from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.scan import Geometry, Scan, Source
 from mri_unroll.trust import heads as calibrations
-from mri_unroll.trust.acquisition import AcquisitionChecks, noise_floor
+from mri_unroll.trust.acquisition import AcquisitionChecks
 from mri_unroll.trust.checks import SAYS, Check, fault_checks
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
+from mri_unroll.trust.noise import noise_over_announced
 from mri_unroll.trust.prediction import Prediction, check_coverage, error_map, predict, quantile
 from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, Verdict, judge
 from mri_unroll.trust.witness import SUFFIX, Witness, calibrated_methods
@@ -60,6 +62,8 @@ def heads() -> Heads:
         places=ErrorMap(),
         faults=Discriminants(2, len(SAYS)),
         fault_names=tuple(SAYS),
+        usual=torch.zeros(3, len(SAYS)),  # one, noise and its square
+        log_usual_spread=torch.zeros(3, len(SAYS)),
         limits=torch.stack([torch.zeros(len(SAYS)), torch.ones(len(SAYS))]),
         error_scores=torch.linspace(0, 2, 201),
         place_scores=torch.linspace(0, 3, 301),
@@ -103,6 +107,19 @@ def test_every_fault_has_a_check_with_limits_in_order(heads: Heads) -> None:
     assert len({check.name for check in found}) == len(SAYS)
     assert all(check.limit < check.hard_limit and check.says.endswith(".") for check in found)
     assert [check.name for check in found if math.isinf(check.hard_limit)] == ["appearance"]
+
+
+def test_what_is_usual_for_such_a_scan_is_no_fault(heads: Heads) -> None:
+    with torch.no_grad():
+        heads.faults.line.weight[:, 0] = 2.0  # noise counts against a scan
+    noisy = evidence(noise=3.0)  # one standard deviation above the mean
+    before = fault_checks([noisy], heads)
+    used_to_it = dataclasses.replace(heads, usual=heads.usual.index_fill(0, torch.tensor(1), 2.0))
+    after = fault_checks([noisy], used_to_it)
+    wide = dataclasses.replace(used_to_it, log_usual_spread=heads.log_usual_spread.index_fill(0, torch.tensor(1), 1.0))
+    for plain, relative, spread in zip(before, after, fault_checks([noisy], wide), strict=True):
+        assert relative.score == pytest.approx(plain.score - 2.0, abs=1e-5)
+        assert spread.score == pytest.approx(relative.score / math.e, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +189,26 @@ def test_noise_is_held_against_the_noise_scan(factor: float, verdict: str) -> No
     assert math.exp(check.score) == pytest.approx(factor, rel=0.35)
 
 
-def test_signal_in_the_corners_is_not_taken_for_noise() -> None:
-    falling = torch.ones(2, 96, 80, dtype=torch.complex64)
+@pytest.mark.parametrize("n_coils", [1, 2, 6])
+def test_signal_is_not_taken_for_noise(n_coils: int) -> None:
     y, x = torch.meshgrid(torch.arange(96) - 48, torch.arange(80) - 40, indexing="ij")
-    falling = falling / (1 + (y / 8) ** 2 + (x / 8) ** 2) ** 2
-    assert noise_floor(falling, torch.ones(96, 80, dtype=torch.bool)) < 1e-10  # of 1 at zero frequency
-    assert noise_floor(torch.randn(2, 96, 80, dtype=torch.complex64), torch.ones(96, 80, dtype=torch.bool)) == (
-        pytest.approx(2.0, rel=0.25)
-    )
+    falling = 1 / (1 + (y / 8) ** 2 + (x / 8) ** 2) ** 2
+    everywhere = torch.ones(96, 80, dtype=torch.bool)
+    cov = np.eye(n_coils, dtype=np.complex64)
+    torch.manual_seed(5)
+    signal = 1e4 * falling * torch.randn(n_coils, 96, 80, dtype=torch.complex64)
+    assert noise_over_announced(signal, everywhere, 1e-9 * cov) == 0
+    noise = torch.randn(n_coils, 96, 80, dtype=torch.complex64)
+    assert noise_over_announced(noise, everywhere, cov) == pytest.approx(1.0, rel=0.25)
+    assert noise_over_announced(4 * noise + 1e-3 * signal, everywhere, cov) == pytest.approx(16.0, rel=0.25)
+
+
+def test_noise_is_found_under_signal_that_few_directions_of_coil_space_hold() -> None:
+    torch.manual_seed(6)
+    signal = torch.randn(8, 1, 1, dtype=torch.complex64) * torch.randn(1, 96, 80, dtype=torch.complex64)
+    noise = torch.randn(8, 96, 80, dtype=torch.complex64)
+    found = noise_over_announced(30 * signal + noise, torch.ones(96, 80, dtype=torch.bool), np.eye(8))
+    assert found == pytest.approx(1.0, rel=0.1)
 
 
 def test_empty_lines_and_silent_coils_are_counted() -> None:
@@ -200,6 +229,8 @@ def test_empty_lines_and_silent_coils_are_counted() -> None:
     [
         ({"method": "zero-filled"}, "No error is predicted for the method 'zero-filled'"),
         ({"method": "unrolled", "denoise": 0.5}, "calibrated with its own settings only"),
+        ({"method": "l1-wavelet", "reg_weight": 0.01}, "calibrated with its own settings only"),
+        ({"method": "cg-sense", "n_iterations": 5}, "calibrated with its own settings only"),
         ({"method": "sigpy-l1wavelet"}, "calibrated are"),
     ],
 )
@@ -258,11 +289,30 @@ def test_the_calibration_beside_a_checkpoint_is_used_if_it_belongs_to_it(tmp_pat
     assert "belongs to other weights" in judged().text
 
 
+def test_a_calibration_with_other_settings_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calibration = calibrations.load(calibrated_methods()["cg-sense"])
+    about = calibration.about | {"settings": calibration.about["settings"] | {"n_iterations": 7}}
+    calibrations.save(dataclasses.replace(calibration, about=about), tmp_path / f"cg-sense{SUFFIX}")
+    monkeypatch.setattr(
+        "mri_unroll.trust.witness.calibrated_methods", lambda: {"cg-sense": tmp_path / f"cg-sense{SUFFIX}"}
+    )
+    config = ReconstructionConfig(method="cg-sense")
+    watcher = Witness(make_reconstructor(config.method), config)
+    verdict = watcher.verdict(watcher.reconstructor.reconstruct(scan_of()))
+    assert verdict.predicted is None
+    assert "calibrated with other settings" in verdict.text
+
+
 def test_the_default_network_has_a_calibration_that_belongs_to_it() -> None:
-    assert {"unrolled", "unrolled-small"} <= calibrated_methods().keys()
+    assert {"unrolled", "unrolled-small", "cg-sense", "l1-wavelet", "tv"} <= calibrated_methods().keys()
     for method, path in calibrated_methods().items():
         found = calibrations.load(path)
-        assert found.about["weights_digest"] == make_reconstructor(method).weights_digest  # type: ignore[attr-defined]
+        reconstructor = make_reconstructor(method)
+        assert isinstance(reconstructor, SlicewiseReconstructor)
+        assert found.about["weights_digest"] == reconstructor.weights_digest
+        if reconstructor.weights_digest is None:
+            assert found.about["settings"] == reconstructor.parameters
+        assert bool((found.limits[0] <= found.limits[1]).all())
         assert len(found.error_scores) >= 100
         assert bool((found.error_scores.diff() >= 0).all())
         assert bool((found.place_scores.diff() >= 0).all())

@@ -10,9 +10,10 @@ from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import detect_acs, fastmri_mask, make_mask
 from mri_unroll.recon.calibrate import CalibratedSlice, calibrate_slice
 from mri_unroll.trust.continuity import displacement, step
-from mri_unroll.trust.evidence import CHANNELS, gather
+from mri_unroll.trust.evidence import CHANNELS, gather, second_opinion
 from mri_unroll.trust.hold_out import at_low_resolution, left_out, low_pass_rows, with_samples
 from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features
+from mri_unroll.trust.missing import missing
 from mri_unroll.trust.neighbours import predicted_from_neighbours
 from mri_unroll.trust.witness import second_network
 
@@ -182,7 +183,7 @@ def test_evidence_is_the_same_twice_and_knows_no_unit() -> None:
         for scale in (1.0, 1.0, 1e6):
             problem = calibrated(kspace * scale, mask)
             image = problem.op.adjoint(problem.kspace)
-            evidence, pictures = gather(problem, image, problem.op, network)
+            evidence, pictures = gather(problem, image, problem.op, second_opinion(problem, network))
             assert pictures.shape == (len(CHANNELS), *SHAPE)
             found.append(evidence)
     assert found[0] == found[1]
@@ -190,3 +191,18 @@ def test_evidence_is_the_same_twice_and_knows_no_unit() -> None:
     for name, value in found[0].features.items():
         if not np.isnan(value):
             assert found[2].features[name] == pytest.approx(value, rel=0.02, abs=0.05), name
+
+
+def test_what_is_missing_is_what_a_zero_filled_picture_lacks() -> None:
+    kspace = full_kspace(noise=0.0)
+    whole = torch.ones(SHAPE, dtype=torch.bool)
+    assert max(missing(kspace, whole, 0.0).values()) < np.log(1e-4)
+    found = []
+    for mask in (line_mask(2), line_mask(4, 0.08), line_mask(8, 0.04)):
+        sampled = torch.from_numpy(mask)
+        lost = torch.where(sampled, 0, kspace).abs().square().sum() / kspace.abs().square().sum()
+        shares = missing(torch.where(sampled, kspace, 0), sampled, 0.0)
+        assert shares["missing_1"] == pytest.approx(float(lost.log()), abs=0.7)
+        assert shares["missing_7"] <= shares["missing_3"] <= shares["missing_1"]
+        found.append(shares["missing_1"])
+    assert found == sorted(found)

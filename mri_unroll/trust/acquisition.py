@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mri_unroll.physics.fourier import centred_ifft
 from mri_unroll.scan import Scan
 from mri_unroll.trust.checks import Check
+from mri_unroll.trust.noise import noise_over_announced
 
-# Logarithm of the noise in the corners of k-space over what the noise scan told of. Signal that reaches the corners
-# raises it a little; a fault between the two scans (interference, a broken amplifier) raises it a lot.
+# Logarithm of the noise over what the noise scan told of. Signal that is taken for noise raises it a little; a fault
+# between the two scans (interference, a broken amplifier) raises it a lot.
 NOISE_LIMIT, NOISE_HARD_LIMIT = math.log(2.0), math.log(3.0)
-FLAT = 1.3  # power further in over that in the corner, up to which the spectrum counts as flat
-LEAST_SAMPLES = 24  # of each coil, in a corner
 SILENT = 1e-4  # of the median coil's energy, below which a coil gave nothing
 EMPTY_LIMIT, EMPTY_HARD_LIMIT = 0.0, 0.02  # share of measured lines that are zero in all coils
 
@@ -26,8 +23,8 @@ EMPTY_LIMIT, EMPTY_HARD_LIMIT = 0.0, 0.02  # share of measured lines that are ze
 class AcquisitionChecks:
     """Gathers over the parts of a file that are read one after the other, and then judges."""
 
-    announced: float = 0.0
-    corner: float = 0.0
+    noise: float = 0.0  # power over what was announced, summed over slices
+    noisy_slices: int = 0  # of which it is known
     lines: int = 0
     empty: int = 0
     coils: int = 0
@@ -54,15 +51,15 @@ class AcquisitionChecks:
             self.coils = max(self.coils, len(energies))
             self.silent = max(self.silent, int((np.array(energies) < SILENT * np.median(energies)).sum()))
             if scan.noise_cov is not None and scan.ndim == 2:
-                floor = noise_floor(torch.where(where, kspace, 0), where)
-                self.announced += float(np.trace(scan.noise_cov).real) if floor else 0.0
-                self.corner += floor
+                noise = noise_over_announced(torch.where(where, kspace, 0), where, scan.noise_cov)
+                self.noise += noise
+                self.noisy_slices += noise > 0
 
     def judged(self) -> list[Check]:
         """The checks that there was something to make them from."""
         found = []
-        if self.announced > 0:
-            ratio = 0.5 * math.log(self.corner / self.announced)
+        if self.noisy_slices:
+            ratio = 0.5 * math.log(self.noise / self.noisy_slices)
             says = f"The noise is {math.exp(ratio):.1f} times what the noise scan had told of."
             found.append(Check("noise", ratio, NOISE_LIMIT, NOISE_HARD_LIMIT, says))
         if self.lines:
@@ -73,48 +70,3 @@ class AcquisitionChecks:
             says = f"{self.silent} of {self.coils} coils gave no signal."
             found.append(Check("silent_coils", float(self.silent), 0.0, self.coils / 2, says))
         return found
-
-
-def noise_floor(kspace: Tensor, mask: Tensor) -> float:
-    """Noise power of a sample, summed over coils, from where there is least; 0 if unknown.
-
-    That is a corner of k-space, if the spectrum has become flat there (what still falls towards the corner is signal),
-    or, where whole lines were measured, rows of the picture beside the body, if several are alike.
-
-    Parameters
-    ----------
-    kspace
-        ``(coil, ky, kx)``, zero outside the mask.
-    mask
-        ``(ky, kx)``.
-    """
-    y, x = ((torch.arange(n, device=mask.device) - n // 2) / n for n in mask.shape)
-    least = _beside_the_body(kspace, mask)
-    for side_y, side_x in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-        powers = []
-        for low, high in ((0.42, 0.5), (0.34, 0.42)):
-            rows, columns = (
-                (side * place >= low) & (side * place <= high) for side, place in ((side_y, y), (side_x, x))
-            )
-            power = kspace[:, mask & rows[:, None] & columns].abs().square()
-            power = power[:, (power > 0).any(0)]
-            if power.shape[1] < LEAST_SAMPLES:
-                break
-            powers.append(float(torch.quantile(power[:, : 2**16], 0.25, dim=1).sum()) / math.log(4 / 3))
-        if len(powers) == 2 and powers[1] < FLAT * powers[0] and (not least or powers[0] < least):
-            least = powers[0]
-    return least
-
-
-def _beside_the_body(kspace: Tensor, mask: Tensor) -> float:
-    """As `noise_floor`, from the rows of the picture with least power; 0 where they are not alike."""
-    lines = mask.any(0)
-    if not bool(lines.any()) or bool((mask[:, lines] != mask[:, lines][:, :1]).any()):
-        return 0.0
-    measured = mask[:, lines][:, 0].float().mean()  # of a readout that was sampled from one side, part is zero
-    rows = centred_ifft(kspace[..., lines], (-2,)).abs().square().sum(0).mean(-1) / measured
-    ordered = rows.sort().values
-    few, more = max(2, round(0.04 * len(rows))), max(4, round(0.1 * len(rows)))
-    spread = 1 / math.sqrt(int(lines.sum()) * len(kspace))  # of the mean power of a row of noise
-    alike = float(ordered[more - 1]) < (FLAT + 3 * spread) * float(ordered[:few].mean())
-    return float(ordered[:more].mean()) if alike else 0.0

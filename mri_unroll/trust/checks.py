@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mri_unroll.image import Evidence
+from mri_unroll.trust.context import terms
 from mri_unroll.trust.heads import Heads
 
 FALSE_ALARMS = 0.05  # share of faultless scans on which any check may say "look"
@@ -61,5 +62,10 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
 
 
 def fault_scores(features: Tensor, heads: Heads) -> Tensor:
-    """How much each part looks like each fault, ``(n, fault)``: log-odds against none."""
-    return heads.faults(features)
+    """How much each part looks like each fault, ``(n, fault)``.
+
+    Log-odds against none, less what is usual for such a scan, in units of how far they usually are from that: a body
+    that fills its field of view, much noise or many coils raise some of them without any fault.
+    """
+    context = terms(features, heads.names)
+    return (heads.faults(features) - context @ heads.usual) / (context @ heads.log_usual_spread).exp()

@@ -30,12 +30,14 @@ def displacement(kspace: Tensor, sens_maps: Tensor, centre: Tensor, outer: Tenso
     centre, outer
         Boolean ``(ky, kx)``: the fully sampled centre, and what else was measured.
     """
-    names = ("coherent", "displaced", "displaced_readout", "asymmetric")
+    names = ("coherent", "displaced", "displaced_readout", "asymmetric", "unexplained")
     if not bool(outer.any()) or not bool(centre.any()):
         return dict.fromkeys(names, math.nan)
-    low, high = (
-        (sens_maps.conj() * centred_ifft(torch.where(where, kspace, 0), (-2, -1))).sum(0) for where in (centre, outer)
-    )
+    coils = centred_ifft(torch.where(centre, kspace, 0), (-2, -1))
+    low = (sens_maps.conj() * coils).sum(0)
+    high = (sens_maps.conj() * centred_ifft(torch.where(outer, kspace, 0), (-2, -1))).sum(0)
+    # What the maps do not account for in the centre itself: folded tissue, a coil that the maps have wrong.
+    explained = float(low.abs().square().sum() / coils.abs().square().sum().clamp_min(1e-12))
     size = low.abs()
     product = (high * low.conj() / size.clamp_min(1e-6)).square()
     product = torch.where(size > 0.1 * size.max(), product, 0)
@@ -54,6 +56,7 @@ def displacement(kspace: Tensor, sens_maps: Tensor, centre: Tensor, outer: Tenso
         "displaced": log(beside[1] / still),
         "displaced_readout": log(beside[0] / still),
         "asymmetric": real,
+        "unexplained": log(max(1 - explained, 0) + 1e-4) if len(kspace) > 1 else math.nan,
     }
 
 

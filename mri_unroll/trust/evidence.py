@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,14 +22,25 @@ from mri_unroll.trust import hold_out
 from mri_unroll.trust.appearance import appearance
 from mri_unroll.trust.continuity import displacement, step
 from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features, log
+from mri_unroll.trust.missing import missing
 from mri_unroll.trust.neighbours import predicted_from_neighbours
 
 CHANNELS = ("magnitude", "disagreement", "aliasing", "residual")  # of the pictures of the evidence
 _FLOOR = 1e-4  # of pictures, in units where bright tissue is near 1
 
 
-def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network: Network) -> tuple[Evidence, Tensor]:
-    """Hold a picture against its measurements, and against a second network that was given fewer of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondOpinion:
+    """What a second network made of fewer of the samples at low resolution, and how it fits the others."""
+
+    picture: Tensor  # complex (y, x)
+    features: dict[str, float]
+
+
+def gather(
+    problem: CalibratedSlice, image: Tensor, op: LinearOperator, second: SecondOpinion
+) -> tuple[Evidence, Tensor]:
+    """Hold a picture against its measurements, and against that of a second network.
 
     Parameters
     ----------
@@ -35,8 +50,8 @@ def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network:
         Complex picture of any method, ``(1, y, x)``.
     op
         With the coil maps that the method used.
-    network
-        The second, small and independent; in evaluation mode.
+    second
+        Of `second_opinion`; it does not depend on the picture.
 
     Returns
     -------
@@ -73,21 +88,41 @@ def gather(problem: CalibratedSlice, image: Tensor, op: LinearOperator, network:
     features["roughness_readout"], features["roughness_phase"] = (log(step / energy + 1e-7) for step in steps)
     rows, columns = detect_acs(mask.cpu().numpy())
     features["centre"] = log((columns.stop - columns.start) / mask.shape[1] + 1e-3)
-    found, difference = _second_opinion(problem, image, network, (rows, columns))
-    features |= found | appearance(picture.abs())
+    ours = hold_out.low_pass_rows(image, second.picture.shape[-2])[0].abs()
+    unlike = (ours - second.picture.abs()).abs()
+    features["disagreement"] = log(float(unlike.square().sum() / ours.square().sum().clamp_min(1e-12)) + 1e-7)
+    difference = hold_out.resampled_rows(unlike, image.shape[-2])
+    features |= second.features | appearance(picture.abs())
     features |= _line_by_line(predicted[0], problem.kspace[0], mask, (rows, columns), noise)
-    features |= step(problem.kspace[0], (rows, columns), mask)
+    features |= step(problem.kspace[0], (rows, columns), mask) | missing(problem.kspace[0], mask, noise)
     features |= _places(picture.abs(), difference, residual.abs(), noise)
+    features |= _expected(features)
     pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs()])
     return Evidence(features, energy * problem.scale**2), pictures
 
 
-def _second_opinion(
-    problem: CalibratedSlice, image: Tensor, network: Network, acs: tuple[slice, slice]
-) -> tuple[dict[str, float], Tensor]:
-    """Features of the low-resolution problem with samples left out, and how the pictures differ, ``(y, x)``."""
+def _expected(features: dict[str, float]) -> dict[str, float]:
+    """Errors as theory has them: noise of what was not measured, and its energy, if lines left out stand for it."""
+    unmeasured = log(1 - math.exp(features["fraction"]) + 1e-4)
+    noise = features["noise_share"] + unmeasured
+    held = features["held_outer_error"]
+    structure = features["missing_1"] + (0.0 if math.isnan(held) else held)
+    both = float(np.logaddexp(noise, structure))
+    return {"unmeasured": unmeasured, "error_noise": noise, "error_structure": structure, "error_both": both}
+
+
+def second_opinion(problem: CalibratedSlice, network: Network) -> SecondOpinion:
+    """Let a network predict, at low resolution, samples that are kept from it, and compare.
+
+    Parameters
+    ----------
+    problem
+        Calibrated, on a grid, two-dimensional.
+    network
+        Small, and independent of the method in question; in evaluation mode.
+    """
+    acs = detect_acs(problem.op.mask.cpu().numpy())
     low = hold_out.at_low_resolution(problem)
-    rows = low.kspace.shape[-2]
     mask = low.op.mask
     held = torch.from_numpy(hold_out.left_out(mask.cpu().numpy())).to(mask.device)
     given = mask & ~held
@@ -115,10 +150,7 @@ def _second_opinion(
     features |= {f"outer_{name}": value for name, value in lags(predicted, measured, mask & ~centre, noise).items()}
     features |= coil_features(predicted, measured, centre & mask, mask, noise)
     features |= displacement(measured, used.sens_maps[0], centre & mask, mask & ~centre)
-    ours = hold_out.low_pass_rows(image, rows)[0]
-    unlike = (ours.abs() - solution.value[0].abs()).abs()
-    features["disagreement"] = log(float(unlike.square().sum() / ours.abs().square().sum().clamp_min(1e-12)) + 1e-7)
-    return features, hold_out.resampled_rows(unlike, image.shape[-2])
+    return SecondOpinion(solution.value[0], features)
 
 
 def _among_neighbours(measured: Tensor, columns: slice, centre: Tensor, noise: float) -> dict[str, float]:

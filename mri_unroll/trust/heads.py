@@ -17,7 +17,7 @@ from mri_unroll.errors import ModelError
 from mri_unroll.io.atomic import atomic_path
 from mri_unroll.trust.evidence import CHANNELS
 
-FORMAT = "mri_unroll trust 1"
+FORMAT = "mri_unroll trust 2"
 _FAR = 5.0  # standard deviations beyond which a feature says no more
 _FAR_SQUARE = 9.0  # the same for squares
 _DARK = 1e-3  # of pictures, below which differences do not matter; bright tissue is near 1
@@ -109,8 +109,10 @@ class Heads:
     spread: Tensor  # (feature,)
     error: Ensemble  # to the mean and the logarithm of the spread of log NMSE
     places: ErrorMap
-    faults: Discriminants  # one number a fault, see `fault_names`; larger is more like it
+    faults: Discriminants  # log-odds of each fault, see `fault_names`
     fault_names: tuple[str, ...]
+    usual: Tensor  # (term, fault), of faultless scans by `mri_unroll.trust.context.terms`
+    log_usual_spread: Tensor  # (term, fault), of how far they are from that
     limits: Tensor  # (2, fault): scores above which a check says look, and do not use
     error_scores: Tensor  # (scan,), |log NMSE - mean| / spread of the calibration, ascending
     place_scores: Tensor  # (level,), true error over the map at pixels of the calibration, ascending
@@ -180,5 +182,5 @@ def load(path: Path) -> Heads:
     )
 
 
-_PLAIN = ("mean", "spread", "limits", "error_scores", "place_scores")
+_PLAIN = ("mean", "spread", "usual", "log_usual_spread", "limits", "error_scores", "place_scores")
 _NETWORKS = ("error", "places", "faults")

@@ -23,7 +23,7 @@ from mri_unroll.scan import Scan
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks
 from mri_unroll.trust.checks import fault_checks
-from mri_unroll.trust.evidence import gather
+from mri_unroll.trust.evidence import gather, second_opinion
 from mri_unroll.trust.heads import Heads
 from mri_unroll.trust.prediction import error_map, predict
 from mri_unroll.trust.verdict import Verdict, judge
@@ -71,7 +71,7 @@ class Witness:
         assert self._heads is not None
         if not isinstance(problem.op, SenseOperator) or not isinstance(op, SenseOperator) or image.ndim != 3:
             return None
-        evidence, pictures = gather(problem, image, op, self._network)
+        evidence, pictures = gather(problem, image, op, second_opinion(problem, self._network))
         features = self._heads.standard([evidence.features])
         return evidence, error_map(pictures.cpu(), features, self._heads, self._coverage)
 
@@ -107,4 +107,6 @@ def _heads_for(reconstructor: Reconstructor, config: ReconstructionConfig) -> tu
     heads = calibrations.load(path)
     if heads.about.get("weights_digest") != reconstructor.weights_digest:
         return None, [f"No error is predicted: the calibration of {reconstructor.name!r} belongs to other weights."]
+    if reconstructor.weights_digest is None and heads.about.get("settings") != dict(reconstructor.parameters):
+        return None, [f"No error is predicted: {reconstructor.name!r} was calibrated with other settings."]
     return heads, []

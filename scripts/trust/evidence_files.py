@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,34 @@ class Collected:
         return [dict(zip(self.names, map(float, row), strict=True)) for row in self.features]
 
 
+def _paths(folder: Path, method: str, people: str, fault: str) -> list[Path]:
+    return sorted(folder.glob(f"{method}-{people}-{fault.replace(' ', '_')}-[0-9]*-[0-9]*.npz"))
+
+
+def has(folder: Path, method: str, people: str, fault: str) -> bool:
+    """Whether there is anything to load."""
+    return bool(_paths(folder, method, people, fault))
+
+
+def joined(parts: Sequence[Collected], names: tuple[str, ...]) -> Collected:
+    """All scans of several collections, without pictures; features that one does not have are NaN."""
+    features = []
+    for part in parts:
+        place = [part.names.index(name) if name in part.names else len(part.names) for name in names]
+        features.append(np.pad(part.features, [(0, 0), (0, 1)], constant_values=np.nan)[:, place])
+    return Collected(
+        names,
+        np.concatenate(features),
+        np.concatenate([part.nmse for part in parts]),
+        [person for part in parts for person in part.people],
+        [],
+        [],
+    )
+
+
 def load(folder: Path, method: str, people: str, fault: str, pictures: bool = True) -> Collected:
     """All files of a method, people and fault."""
-    paths = sorted(folder.glob(f"{method}-{people}-{fault.replace(' ', '_')}-[0-9]*-[0-9]*.npz"))
+    paths = _paths(folder, method, people, fault)
     if not paths:
         raise SystemExit(f"There is no evidence of {method}, {people}, {fault} in {folder}: run collect.py.")
     files = [np.load(path) for path in paths]

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from evidence_files import Collected, load
+from evidence_files import Collected, has, joined, load
 from faults import FAULT_NAMES, OTHER_BODY
 from torch import Tensor, nn
 
 from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.trust import heads as calibrations
-from mri_unroll.trust.checks import FALSE_ALARMS, SURE, fault_scores
+from mri_unroll.trust.checks import ADVISORY, FALSE_ALARMS, SURE, fault_scores
+from mri_unroll.trust.context import terms
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import log_errors, numbers
 from mri_unroll.trust.witness import SUFFIX
@@ -31,6 +34,11 @@ JITTER = 0.15  # standard deviations by which features are shaken while fitting,
 SMALLNESS = 0.01  # by which squares of the weights of the discriminants are held down
 COVERED = 0.9  # quantile of errors that the map is fitted to
 RATIO_LEVELS = 2000
+ADVISED = 0.1  # of the false alarms: what the checks get that are only a reason to look
+STEPS = (1, 2, 4, 8)  # faultless scans by which a limit is lowered at once
+HELD = 40.0  # by which what is usual for a kind of scan is held near what is usual for all
+# Features that are not in the evidence of the plain scans, which was collected before there were any: for errors only.
+YOUNG = ("missing_", "unexplained", "unmeasured", "error_")
 
 
 def standardised(train: Collected) -> tuple[Tensor, Tensor]:
@@ -67,7 +75,7 @@ def may_use(names: tuple[str, ...], fault: str) -> Tensor:
     appearance = ("grey_", "band_", "edge_", "filled", "asymmetry", "roughness_")
     weak = ("coil_silent", "coil_spread", "coil_gain", "coil_worst")
     unfit = () if fault == OTHER_BODY else (*appearance, *(weak if fault == "missing coil" else ("coil_silent",)))
-    return torch.tensor([0.0 if name.startswith(unfit) else 1.0 for name in names]) if unfit else torch.ones(len(names))
+    return torch.tensor([0.0 if name.startswith((*unfit, *YOUNG)) else 1.0 for name in names])
 
 
 def fit_faults(features: Tensor, labels: Tensor, names: tuple[str, ...]) -> Discriminants:
@@ -100,8 +108,8 @@ def fit_faults(features: Tensor, labels: Tensor, names: tuple[str, ...]) -> Disc
 def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Tensor:
     """Limits, one a fault, that a share ``false_alarms`` of faultless scans exceeds in any of them.
 
-    Checks share the alarms so that the fault which is found least is found as often as can be: the limit of the worst
-    is lowered by one faultless scan after the other.
+    Step by step that limit is lowered which finds most more scans with its fault for each new alarm on faultless ones.
+    Checks that are only a reason to look get `ADVISED` of the alarms at once: what is hopeless must not take them all.
 
     Parameters
     ----------
@@ -113,23 +121,30 @@ def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Ten
         0..1.
     """
     ordered = clean.sort(0, descending=True).values
-    ranks = torch.zeros(clean.shape[1], dtype=torch.long)  # as many faultless scans lie above each limit
-    open_ = set(range(clean.shape[1]))
+    advisory = torch.tensor([fault in ADVISORY for fault in FAULT_NAMES])
+    ranks = torch.where(advisory, int(ADVISED * false_alarms * len(clean)), 0)  # so many faultless lie above each limit
 
-    def limits(ranks: Tensor) -> Tensor:
-        return ordered.gather(0, ranks[None])[0]
+    def found(limits: Tensor) -> float:
+        return sum(float((scores > limits).any(1).float().mean()) for scores in damaged)
 
-    while open_:
-        now = limits(ranks)
-        rates = {i: float((damaged[i] > now).any(1).float().mean()) for i in open_}
-        weakest = min(open_, key=lambda i: (rates[i], i))
-        tried = ranks.clone()
-        tried[weakest] += 1
-        if float((clean > limits(tried)).any(1).float().mean()) <= false_alarms and int(tried[weakest]) < len(clean):
-            ranks = tried
-        else:
-            open_.remove(weakest)
-    return limits(ranks)
+    def alarms(limits: Tensor) -> float:
+        return float((clean > limits).any(1).float().mean())
+
+    while True:
+        now = ordered.gather(0, ranks[None])[0]
+        before, price = found(now), alarms(now)
+        best, gained = None, -math.inf
+        for index in (~advisory).nonzero().flatten().tolist():
+            for step in STEPS:
+                tried = ranks.clone()
+                tried[index] = min(int(tried[index]) + step, len(clean) - 1)
+                limits = ordered.gather(0, tried[None])[0]
+                if alarms(limits) <= false_alarms and bool((tried != ranks).any()):
+                    gain = (found(limits) - before) / max(alarms(limits) - price, 0.2 / len(clean))
+                    best, gained = (tried, gain) if gain > gained else (best, gained)
+        if best is None:
+            return now
+        ranks = best
 
 
 def fit_places(collected: Collected, told: Tensor, steps: int = 1500, side: int = 72) -> ErrorMap:
@@ -173,39 +188,82 @@ def place_ratios(collected: Collected, heads: Heads) -> Tensor:
     return ratios[torch.linspace(0, len(ratios) - 1, RATIO_LEVELS).long()]
 
 
-def fit(method: str, folder: Path) -> Heads:
-    """All heads of a method."""
+def usual_scores(scores: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores that faultless scans have by their context, and the logarithm of how far they are from that.
+
+    Both ``(term, fault)``, by ridge regression.
+    """
+    ridge = HELD * torch.eye(context.shape[1])
+    ridge[0, 0] = 0
+    mean = torch.linalg.solve(context.mT @ context + ridge, context.mT @ scores)
+    away = (scores - context @ mean).abs()
+    log_away = (away + 0.1 * away.mean(0)).log()
+    return mean, torch.linalg.solve(context.mT @ context + 5 * ridge, context.mT @ log_away)
+
+
+def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) -> Heads:
+    """All heads of a method; checks also from faults of ``others``, and from scans of the folder ``plain``."""
     train, calibration = load(folder, method, "train", "none"), load(folder, method, "calibration", "none")
     mean, spread = standardised(train)
-    damaged = [load(folder, method, "train", fault) for fault in FAULT_NAMES]
-    everything = torch.cat([torch.from_numpy(part.features) for part in (train, *damaged)])
-    features = ((everything - mean) / spread).clamp(-5, 5).nan_to_num(0.0)
-    labels = torch.cat([torch.full((len(part.nmse),), i) for i, part in enumerate((train, *damaged))])
-    log_nmse = torch.from_numpy(np.log(np.concatenate([part.nmse for part in (train, *damaged)]) + FLOOR)).float()
-    error = fit_error(features, log_nmse, torch.where(labels == 0, 1.0, 0.3))
-    faults = fit_faults(features, labels, train.names)
+
+    def standard_of(parts: Sequence[Collected]) -> Tensor:
+        values = torch.cat([torch.from_numpy(part.features) for part in parts])
+        return ((values - mean) / spread).clamp(-5, 5).nan_to_num(0.0)
+
+    def from_all(people: str, fault: str, methods: Sequence[str] = (method, *others)) -> Collected:
+        known = [(where, name) for where in (folder, plain) for name in methods if where is not None]
+        parts = [load(where, name, people, fault, False) for where, name in known if has(where, name, people, fault)]
+        return joined(parts, train.names)
+
+    sound, damaged = from_all("train", "none"), [from_all("train", fault) for fault in FAULT_NAMES]
+    labels = torch.cat([torch.full((len(part.nmse),), i) for i, part in enumerate((sound, *damaged))])
+    faults = fit_faults(standard_of((sound, *damaged)), labels, train.names)
+    own = [load(folder, method, "train", fault) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
+    log_nmse = torch.from_numpy(np.log(np.concatenate([part.nmse for part in (train, *own)]) + FLOOR)).float()
+    weight = torch.full((len(log_nmse),), 0.3)
+    weight[: len(train.nmse)] = 1.0
+    error = fit_error(standard_of((train, *own)), log_nmse, weight)
+    limiting = from_all("calibration", "none", (method,))
     reconstructor = make_reconstructor(method)
     assert isinstance(reconstructor, SlicewiseReconstructor)
     about = {
         "method": method,
         "weights_digest": reconstructor.weights_digest,
+        "settings": None if reconstructor.weights_digest else dict(reconstructor.parameters),
         "scans": {
-            "train": len(train.nmse),
-            "calibration": len(calibration.nmse),
-            "faults": [len(d.nmse) for d in damaged],
+            "error": [len(train.nmse), len(log_nmse) - len(train.nmse)],
+            "intervals": len(calibration.nmse),
+            "checks": [len(part.nmse) for part in (sound, *damaged)],
+            "limits": len(limiting.nmse),
         },
     }
+    with torch.inference_mode():
+        standard = standard_of((sound,))
+        usual, log_usual_spread = usual_scores(faults(standard), terms(standard, train.names))
     empty = torch.zeros(1)
-    heads = Heads(train.names, mean, spread, error, ErrorMap(), faults, FAULT_NAMES, empty, empty, empty, about)
-    told = numbers(heads.standard(train.named()), heads).detach()
+    heads = Heads(
+        names=train.names,
+        mean=mean,
+        spread=spread,
+        error=error,
+        places=ErrorMap(),
+        faults=faults,
+        fault_names=FAULT_NAMES,
+        usual=usual,
+        log_usual_spread=log_usual_spread,
+        limits=empty,
+        error_scores=empty,
+        place_scores=empty,
+        about=about,
+    )
+    told = numbers(heads.standard(train.named()[: len(train.pictures)]), heads).detach()
     heads = dataclasses.replace(heads, places=fit_places(train, told))
     with torch.inference_mode():
-        standard = heads.standard(calibration.named())
-        means, spreads = log_errors(standard, heads)
+        means, spreads = log_errors(heads.standard(calibration.named()), heads)
         residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means).abs() / spreads
-        clean = fault_scores(standard, heads)
+        clean = fault_scores(heads.standard(limiting.named()), heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
-        limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)])
+        limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)]).cummax(0).values
         heads = dataclasses.replace(heads, error_scores=residual.sort().values, limits=limits)
     return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
 
@@ -215,10 +273,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="unrolled")
     parser.add_argument("--evidence", type=Path, required=True)
+    parser.add_argument(
+        "--checks-from", nargs="*", default=[], help="methods whose scans with faults serve too, to fit the checks"
+    )
+    parser.add_argument("--plain", type=Path, help="evidence of collect.py --plain 1, for the checks too")
     parser.add_argument("--out", type=Path, help="default: where the package finds it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    heads = fit(arguments.method, arguments.evidence)
+    heads = fit(arguments.method, arguments.evidence, arguments.checks_from, arguments.plain)
     out = arguments.out or weights_folder() / "trust" / f"{arguments.method}{SUFFIX}"
     out.parent.mkdir(exist_ok=True)
     calibrations.save(heads, out)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from support.files import write_fastmri
+from support.files import random_kspace, write_fastmri
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, ModelError
@@ -316,3 +316,12 @@ def test_the_default_network_has_a_calibration_that_belongs_to_it() -> None:
         assert len(found.error_scores) >= 100
         assert bool((found.error_scores.diff() >= 0).all())
         assert bool((found.place_scores.diff() >= 0).all())
+
+
+@pytest.mark.parametrize("method", ["unrolled-small", "cg-sense", "l1-wavelet"])
+def test_noise_alone_is_judged_too(method: str, tmp_path: Path) -> None:
+    """No coil is louder than its noise, and wavelets leave nothing of it."""
+    file = write_fastmri(tmp_path / "noise.h5", random_kspace((2, 2, 48, 40)))
+    outcome = reconstruct_file(file, tmp_path / "out", ReconstructionConfig(method=method, accelerate=2))
+    assert outcome.summary["verdict"] in ("check", "no-go")
+    assert outcome.summary["predicted"]["nmse"] > 0.02

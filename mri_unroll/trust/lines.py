@@ -166,7 +166,7 @@ def coil_features(
     ]
     expected = (sums[1][0] / sums[0][0].clamp_min(_TINY)).clamp_min(_TINY)
     came = (energy[1] / energy[0].clamp_min(_TINY)).clamp_min(1e-6)
-    loud = energy[0] > 1e-3 * energy[0].max()
+    loud = energy[0] >= 1e-3 * energy[0].max()  # all of them where there is nothing but noise
     ratio = (came / expected).log()[loud]
     ratio = (ratio - ratio.median()).abs()
     power, _, error, p, y = sums[1]

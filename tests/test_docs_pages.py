@@ -22,7 +22,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     require(page)
     with ExitStack() as stack:
         environment = stack.enter_context(place(tmp_path, stack))
-        run_page(page, tmp_path, environment)
+        assert run_page(page, tmp_path, environment) == sum(block.runs for block in blocks(page))
 
 
 @pytest.mark.slow
@@ -42,4 +42,4 @@ def test_what_adding_md_adds_passes_the_contracts(tmp_path: Path) -> None:
         (programs / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    run_page(ADDING, tmp_path, environment | {"OMP_NUM_THREADS": "1"})
+    assert run_page(ADDING, tmp_path, environment | {"OMP_NUM_THREADS": "1"}) > 10

@@ -66,13 +66,15 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
-    """Do what a page says, in a folder; what goes on in the background is ended at last."""
+def run_page(page: Path, folder: Path, environment: dict[str, str]) -> int:
+    """Do what a page says, in a folder; what goes on in the background is ended at last. Gives the number of blocks."""
+    done_so_far = 0
     with ExitStack() as background:
         for number, block in enumerate(blocks(page)):
             where = f"{page.name}, line {block.line}"
             if not block.runs:
                 continue
+            done_so_far += 1
             if name := block.marks.get("file"):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,7 @@ def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
             )
             told = f"{where} ended with {done.returncode}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
             assert done.returncode == int(block.marks.get("exit", 0)), told
+    return done_so_far
 
 
 @contextmanager

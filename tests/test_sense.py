@@ -122,6 +122,26 @@ def test_blocks_change_nothing(kind: str, budget: int, monkeypatch: pytest.Monke
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("axes", [(), (-3,), (-2,), (-1,), (-3, -2), (-3, -1), (-2, -1), (-3, -2, -1)])
+@pytest.mark.parametrize("budget", [1, 3000, 2**20])
+def test_blocks_change_nothing_in_3d(axes: tuple[int, ...], budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the mask depends on, and however the gradient's right-hand side lies in memory."""
+    monkeypatch.setattr(sense, "_SMALL_PICTURE", 64)
+    monkeypatch.setitem(sense._BLOCK_BYTES, "cpu", budget)
+    shape, generator = (5, 6, 7), torch.Generator().manual_seed(3)
+    maps = random_complex((2, 3, *shape), torch.complex128, 1)
+    sides = [n if axis in axes else 1 for axis, n in zip((-3, -2, -1), shape, strict=True)]
+    mask = torch.rand(2, 1, *sides, generator=generator) < 0.5
+    op = SenseOperator(maps, mask, ndim=3)
+    image = random_complex((2, *shape), torch.complex128, 2)
+    expected = op.adjoint(op.forward(image))
+    torch.testing.assert_close(op.normal(image), expected)
+    right = random_complex((2, *reversed(shape)), torch.complex128, 4).permute(0, 3, 2, 1)
+    before = right.clone()
+    torch.testing.assert_close(op.gradient(image, right), expected - right)
+    assert torch.equal(right, before)
+
+
 def test_gradient_under_autograd_is_the_fused_one() -> None:
     op = SenseOperator(unit_maps((3, 6, 7), torch.complex128), masks((6, 7))["lines"])
     image, data = random_complex((6, 7), torch.complex128, 1), random_complex((6, 7), torch.complex128, 2)

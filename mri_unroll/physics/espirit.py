@@ -131,7 +131,7 @@ def _projector_lags(calibration: Tensor, kernel_width: int, threshold: float) ->
     for axis, width in enumerate(widths, start=1):
         patches = patches.unfold(axis, width, 1)  # (coil, *position, *offset)
     patches = patches.movedim(0, len(widths)).reshape(-1, n_coils * math.prod(widths))
-    values, vectors = torch.linalg.eigh(patches.mT @ patches.conj())
+    values, vectors = _eigh(patches.mT @ patches.conj())
     span = vectors[:, values > threshold**2 * values[-1]]
     projector = (span @ span.mH).reshape(n_coils, *widths, n_coils, *widths)
     projector = projector.movedim(0, -len(widths) - 2)  # (*p, coil, coil, *p'), which is summed over equal p - p'
@@ -141,6 +141,16 @@ def _projector_lags(calibration: Tensor, kernel_width: int, threshold: float) ->
         window = tuple(slice(p, p + width) for p, width in zip(position, widths, strict=True))
         lags[window] += projector[position].flip(offsets).movedim((0, 1), (-2, -1))
     return lags / math.prod(widths)
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix."""
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:  # LAPACK may not converge on matrices of next to no rank, as of a single line
+        values, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.to(torch.complex128)))
+        values = values.real
+    return values, vectors
 
 
 def _harmonics(n: int, n_lags: int, like: Tensor) -> Tensor:

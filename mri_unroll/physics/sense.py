@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -91,16 +92,14 @@ class SenseOperator(LinearOperator):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of a picture, ``(*batch, [set,] [z,] y, x)``."""
-        lead = self.sens_maps.shape[: -self._ndim - 1]
-        return (*lead, *self.sens_maps.shape[-self._ndim :])
+        return (*self.sens_maps.shape[: -self._ndim - 1], *self.sens_maps.shape[-self._ndim :])
 
     @property
     def mask(self) -> Tensor:
         """True where measured, boolean ``([kz,] ky, kx)``; of the first problem of a batch."""
         mask = self._post_mask.abs() > 0
-        return mask.expand(*mask.shape[: -self._ndim], *self.sens_maps.shape[-self._ndim :]).flatten(
-            0, -self._ndim - 1
-        )[0]
+        spatial = self.sens_maps.shape[-self._ndim :]
+        return mask.expand(*mask.shape[: -self._ndim], *spatial).flatten(0, -self._ndim - 1)[0]
 
     def forward(self, image: Tensor) -> Tensor:
         """``M F S x``: ``(*batch, [z,] y, x)`` to ``(*batch, coil, [kz,] ky, kx)``."""
@@ -127,8 +126,7 @@ class SenseOperator(LinearOperator):
         self._check(image)
         if is_tracked(self.sens_maps):
             coils = self.sens_maps * image.unsqueeze(-self._ndim - 1)
-            coils = coils.sum(-self._ndim - 2) if self.soft else coils
-            coils = self.sampled(coils)
+            coils = self.sampled(coils.sum(-self._ndim - 2) if self.soft else coils)
             coils = coils.unsqueeze(-self._ndim - 2) if self.soft else coils
             return (self.sens_maps.conj() * coils).sum(-self._ndim - 1)
         return apply_linear(self._expand(image), self._normal, self._normal)
@@ -139,7 +137,7 @@ class SenseOperator(LinearOperator):
             return self.normal(image) - adjoint_kspace
         self._check(image)
         image = self._expand(image)
-        return self._accumulate_normal(image, (-adjoint_kspace.conj()).expand(image.shape).clone())
+        return self._accumulate_normal(image, (-adjoint_kspace.conj()).expand(image.shape).contiguous())
 
     def coil_images(self, kspace: Tensor) -> Tensor:
         """``F^H M y``, the zero-filled picture of each coil; the adjoint combines them with the maps."""
@@ -193,23 +191,34 @@ class SenseOperator(LinearOperator):
 
     # Below: no autograd. Pictures are (*batch, set, ...) inside, with one set where there are no several.
 
-    def _blocks(self, n_lines: int, whole: bool) -> Iterator[tuple[int | slice, slice]]:
+    def _blocks(self, n_lines: int) -> Iterator[tuple[int | slice, slice]]:
         """Yield coils and lines to work on at a time; the one place where looped and batched forms are chosen.
 
         A coil is an index where coils are taken one by one, and a slice of coils where several are taken together.
         """
-        n_coils, length = self._maps.shape[-self._ndim - 1], self._maps.shape[-1]
-        line_bytes = length * self._maps.element_size()
+        n_coils, *spatial = self._maps.shape[-self._ndim - 1 :]
+        picture_bytes = math.prod(spatial) * self._maps.element_size()
         budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
-        if n_lines * line_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu":
-            lines = n_lines if whole else max(1, min(n_lines, budget // line_bytes))
+        if picture_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu":
+            lines = max(1, min(n_lines, budget * n_lines // picture_bytes))
             for coil in range(n_coils):
                 for line in range(0, n_lines, lines):
                     yield coil, slice(line, line + lines)
         else:
-            coils = max(1, min(n_coils, budget // (n_lines * line_bytes)))
+            coils = max(1, min(n_coils, budget // picture_bytes))
             for first in range(0, n_coils, coils):
                 yield slice(first, first + coils), slice(None)
+
+    def _as_lines(self, pictures: Tensor) -> Tensor:
+        """View of ``(..., [z,] y, x)`` as ``(..., line, *rest)``: lines that `normal` does not couple, one if it does.
+
+        A block can be any part of them. The axes that it transforms are the last ones of the rest.
+        """
+        if self._normal_axes in ((), (-1,)):
+            return pictures.flatten(-self._ndim, -2)
+        if self._ndim == 3 and self._normal_axes in ((-3, -1), (-2, -1)):
+            return pictures.movedim(-2, -3) if self._normal_axes == (-3, -1) else pictures
+        return pictures.unsqueeze(-self._ndim - 1)
 
     def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Yield index and maps, ``(set, coil, ...)``, of every problem in the batch."""
@@ -229,24 +238,19 @@ class SenseOperator(LinearOperator):
         x = image if self.soft else image.unsqueeze(-self._ndim - 1)
         total = conj if self.soft else conj.unsqueeze(-self._ndim - 1)
         batch = x.shape[: -self._ndim - 1]
-        response = self._per_problem(self._response, batch)
-        only_last = self._normal_axes in ((), (-1,)) and all(n == 1 for n in response.shape[-self._ndim : -1])
-        # With nothing to do across lines a picture is a list of lines, of which a block can be any part.
-        spatial = x.shape[-self._ndim :]
-        n_lines = spatial[:-1].numel()
-        flat = (n_lines, spatial[-1]) if only_last else spatial
-        filtered = conjugate_filter(x, self._normal_axes)
+        response = self._as_lines(self._per_problem(self._response, batch))
+        axes = (-2, -1) if self._normal_axes == (-3, -1) else self._normal_axes
+        filtered = conjugate_filter(self._as_lines(x), axes)
         for index, maps in self._problems(batch):
-            set_maps = maps.reshape(*maps.shape[:2], *flat).unbind()
-            sources, totals = x[index].reshape(-1, *flat).unbind(), total[index].view(-1, *flat).unbind()
-            weights = conjugating(response[index].reshape(1, -1) if only_last else response[index][0])
-            for coils, lines in self._blocks(n_lines, whole=not only_last):
-                blocks = [maps[coils, lines] if only_last else maps[coils] for maps in set_maps]
-                parts = [source[lines] for source in sources] if only_last else sources
+            set_maps = self._as_lines(maps).unbind()
+            sources, totals = self._as_lines(x[index]).unbind(), self._as_lines(total[index]).unbind()
+            weights = conjugating(response[index][0])
+            for coils, lines in self._blocks(sources[0].shape[0]):
+                blocks = [maps[coils, lines] for maps in set_maps]
                 # Nested, so that no name holds on to a workspace longer than it is needed.
                 _add_coils(
-                    [part[lines] for part in totals] if only_last else totals,
-                    filtered(_combine(blocks, parts), weights),
+                    [part[lines] for part in totals],
+                    filtered(_combine(blocks, [source[lines] for source in sources]), weights),
                     blocks,
                 )
         return conj.conj_physical_()
@@ -256,23 +260,20 @@ class SenseOperator(LinearOperator):
         batch = x.shape[: -self._ndim - 1]
         kspace = x.new_empty(*batch, *self._maps.shape[-self._ndim - 1 :])
         weights = self._per_problem(self._post_mask, batch)
-        n_lines = x.shape[-self._ndim : -1].numel()
         for index, maps in self._problems(batch):
             set_maps, sources, target = maps.unbind(), (x[index] * self._pre).unbind(), kspace[index]
-            for coils, _ in self._blocks(n_lines, whole=True):
-                coil_pictures = _combine([maps[coils] for maps in set_maps], sources)
-                torch.mul(consume(coil_pictures, self._axes), weights[index][0], out=target[coils])
+            for coils, _ in self._blocks(1):
+                spectra = consume(_combine([maps[coils] for maps in set_maps], sources), self._axes)
+                torch.mul(spectra, weights[index][0], out=target[coils])
         return kspace
 
     def _adjoint(self, kspace: Tensor) -> Tensor:
         batch = kspace.shape[: -self._ndim - 1]
-        n_sets = self._maps.shape[-self._ndim - 2]
-        conj = kspace.new_zeros(*batch, n_sets, *kspace.shape[-self._ndim :])
+        conj = kspace.new_zeros(*batch, self._maps.shape[-self._ndim - 2], *kspace.shape[-self._ndim :])
         weights = self._per_problem(self._post_mask.conj().resolve_conj(), batch)
-        n_lines = conj.shape[-self._ndim : -1].numel()
         for index, maps in self._problems(batch):
             set_maps, totals, source = maps.unbind(), conj[index].unbind(), kspace[index]
-            for coils, _ in self._blocks(n_lines, whole=True):
+            for coils, _ in self._blocks(1):
                 _add_coils(
                     totals,
                     consume((source[coils] * weights[index][0]).conj_physical_(), self._axes),

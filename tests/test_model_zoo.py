@@ -521,6 +521,23 @@ def test_training_hands_on_what_was_measured() -> None:
     assert all(bool((refiner.last.weight.grad != 0).any()) for refiner in network.refiners)
 
 
+def test_an_equilibrium_begins_as_the_last_step() -> None:
+    """Its step is that of the unrolled network, shrunk."""
+    torch.manual_seed(0)
+    source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()
+    target = build(replace(SMALL, kind="equilibrium", contraction=0.9))
+    transfer(source, target)
+    adjoint, strength = op.adjoint(kspace), torch.ones(1, 2)
+    image = random_complex(adjoint.shape, torch.complex64, 4)
+    last, step = source.steps[-1], target.step
+    with torch.no_grad():
+        pair = torch.stack([image, op.gradient(image, adjoint)], dim=1)
+        torch.testing.assert_close(step.prior(pair, strength), 0.9 * last.prior(pair, strength))
+        torch.testing.assert_close(step.weight(strength), last.weight(strength))
+    with pytest.raises(ModelError, match="no counterpart"):
+        transfer(target, build(SMALL))
+
+
 def test_refinement_is_added_to_trained_weights() -> None:
     torch.manual_seed(0)
     source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()

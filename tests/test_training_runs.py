@@ -21,7 +21,7 @@ from mri_unroll.cli import app
 from mri_unroll.errors import ConfigError, InputError
 from mri_unroll.nets.model import ModelConfig, load
 from mri_unroll.recon.reconstructor import shipped_models
-from mri_unroll.training import checkpoint
+from mri_unroll.training import checkpoint, loop
 from mri_unroll.training.journal import COLUMNS, Journal, contact_sheet
 from mri_unroll.training.loop import train
 from mri_unroll.training.settings import TrainingConfig, read_training
@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingConfig, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
-    config = tiny(images, tmp_path_factory.mktemp("run"), n_pictures=1, tensorboard=True)
+    config = tiny(images, tmp_path_factory.mktemp("run"), n_pictures=1, tensorboard=True, bfloat16=False)
     train(config, events.append)
     return config, events
 
@@ -150,6 +150,16 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         pass
     with checkpoint.locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("native", "bfloat16", "told"), [(False, True, 1), (False, False, 0), (True, True, 0)])
+def test_slow_bfloat16_is_told(
+    native: bool, bfloat16: bool, told: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "fitting_precision", lambda device: torch.bfloat16 if native else None)
+    events: list[dict[str, Any]] = []
+    train(tiny(images, tmp_path, n_steps=1, bfloat16=bfloat16), events.append)
+    assert [event["message"] for event in events if event["event"] == "note"] == told * [loop.EMULATED]
 
 
 def test_going_on_with_other_settings_is_told_or_refused(images: Path, tmp_path: Path) -> None:

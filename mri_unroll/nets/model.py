@@ -243,7 +243,8 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
     """Start a network from the weights of a smaller one of the same widths.
 
     Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
-    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps.
+    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps. The
+    step of an equilibrium begins as the last one of an unrolled network, which has learned to keep what is good.
 
     Raises
     ------
@@ -252,12 +253,16 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
     """
     known = dict(source.named_parameters())
     n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
+    becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
     with torch.no_grad():
         for name, parameter in target.named_parameters():
             parts = name.split(".")
             added = parts[0] == "steps" and int(parts[1]) >= n_steps
             if added:
                 parts[1] = str(n_steps - 1)
+            if becomes_equilibrium:  # step.prior is a `ContractivePrior` around what the source has
+                place = f"steps.{n_steps - 1}.{name.removeprefix('step.')}"
+                parts = place.replace("prior.prior.", "prior.").split(".")
             given = known.get(".".join(parts))
             if given is None and parts[0] == "refiners":
                 continue  # fresh, they leave the maps as they are

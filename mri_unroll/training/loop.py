@@ -17,6 +17,7 @@ from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save, transfer
 from mri_unroll.physics.fourier import use_engine
+from mri_unroll.recon.learned import fitting_precision
 from mri_unroll.training import checkpoint
 from mri_unroll.training.blurring import DRAWN_SHARE, EMPTY_SHARE, BlurredPictures
 from mri_unroll.training.dataset import Scans, SimulatedScans, Volume, find_volumes
@@ -36,6 +37,10 @@ __all__ = ["TrainingConfig", "learning_rate", "train"]
 
 Events = Callable[[dict[str, Any]], None]
 WEIGHTS = "model.safetensors"
+EMULATED = (
+    "This processor emulates bfloat16, which takes several times as long as single precision. "
+    "Set bfloat16 = false, now or when the run goes on."
+)
 
 
 def train(config: TrainingConfig, events: Events, restart: bool = False) -> Path:
@@ -135,7 +140,10 @@ class _Run:
                 "settings": config.recorded(),
             }
         )
-        for note in (*resumed.changed, *([self.journal.note] if team.is_first and self.journal.note else [])):
+        notes = [*resumed.changed, self.journal.note if team.is_first else ""]
+        if config.bfloat16 and team.device.type == "cpu" and fitting_precision(team.device) is None:
+            notes.append(EMULATED)
+        for note in filter(None, notes):
             events({"event": "note", "message": note})
 
     def _examples(self, volumes: list[Volume]) -> CalibratedScans | BlurredPictures:

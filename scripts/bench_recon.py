@@ -51,7 +51,7 @@ class Undersampled:
 
         kspace = scan(n_coils, shape)
         calibration = torch.from_numpy(centre(kspace))
-        self.maps = absorb_phase(espirit_maps(calibration, shape)[0], calibration)
+        self.maps, _ = absorb_phase(espirit_maps(calibration, shape)[0], calibration)
         self.mask = np.zeros((1, shape[1]), dtype=bool)
         self.mask[:, ::5] = True
         middle = shape[1] // 2

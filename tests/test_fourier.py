@@ -22,6 +22,7 @@ from mri_unroll.physics.fourier import (
     fft,
     filter_,
     ifft,
+    padded_ifft,
     use_engine,
 )
 
@@ -135,6 +136,15 @@ def test_bridge_resolves_conjugation_and_negation() -> None:
 def test_bridge_copies_what_torch_cannot_view() -> None:
     array = np.arange(6.0)[::-1]
     np.testing.assert_array_equal(to_tensor(array).numpy(), array)
+
+
+@pytest.mark.parametrize(("block", "shape"), [((5, 4), (9, 12)), ((4, 5), (8, 5)), ((3, 2, 4), (4, 7, 6))])
+def test_zero_padding_by_products(block: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    small = random_complex((2, *block), torch.complex128, 0)
+    padded = torch.zeros(2, *shape, dtype=small.dtype)
+    padded[:, *(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for m, n in zip(block, shape, strict=True))] = small
+    axes = tuple(range(-len(shape), 0))
+    torch.testing.assert_close(padded_ifft(small, shape), centred_ifft(padded, axes))
 
 
 def test_real_tensors_are_refused() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mri_unroll.errors import ShapeError
 from mri_unroll.physics.espirit import espirit_maps, soft_weights
-from mri_unroll.physics.fourier import centred_ifft
+from mri_unroll.physics.fourier import padded_ifft
 
 __all__ = [
     "absorb_phase",
@@ -111,11 +111,7 @@ def low_resolution_images(calibration: Tensor, shape: tuple[int, ...]) -> Tensor
     window = torch.ones((), device=calibration.device)
     for side in sides:
         window = window.unsqueeze(-1) * _hann(side, calibration)
-    full = inner = calibration.new_zeros(*calibration.shape[: -len(shape)], *shape)
-    for axis, (side, n) in enumerate(zip(sides, shape, strict=True), start=-len(shape)):
-        inner = inner.narrow(axis, n // 2 - side // 2, side)
-    inner.copy_(calibration * window)
-    return centred_ifft(full, tuple(range(-len(shape), 0)))
+    return padded_ifft(calibration * window, shape)
 
 
 def _hann(n: int, like: Tensor) -> Tensor:
@@ -124,7 +120,7 @@ def _hann(n: int, like: Tensor) -> Tensor:
     return torch.cos(math.pi * index / (n + 2)) ** 2
 
 
-def absorb_phase(sens_maps: Tensor, calibration: Tensor) -> Tensor:
+def absorb_phase(sens_maps: Tensor, calibration: Tensor) -> tuple[Tensor, Tensor]:
     r"""Move the smooth phase of the object into the maps, so that the picture comes out nearly real and positive.
 
     :math:`S \leftarrow S\, r / |r|` with :math:`r = \sum_c \bar S_c I_c` the low-resolution picture. The acquisition
@@ -137,6 +133,13 @@ def absorb_phase(sens_maps: Tensor, calibration: Tensor) -> Tensor:
         ``(coil, [z,] y, x)``, unit norm over coils.
     calibration
         ``(coil, [nz,] ny, nx)`` with zero frequency at ``n // 2``.
+
+    Returns
+    -------
+    sens_maps
+        As given, with that phase.
+    picture
+        The low-resolution picture that is seen through them, real, ``([z,] y, x)``.
     """
     picture = (sens_maps.conj() * low_resolution_images(calibration, tuple(sens_maps.shape[1:]))).sum(0)
-    return sens_maps * torch.polar(torch.ones_like(picture.real), picture.angle())
+    return sens_maps * torch.polar(torch.ones_like(picture.real), picture.angle()), picture.abs()

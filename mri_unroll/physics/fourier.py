@@ -230,3 +230,27 @@ def centred_fft(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
 def centred_ifft(x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
     """Inverse and adjoint of `centred_fft`."""
     return torch.fft.fftshift(ifft(torch.fft.ifftshift(x, dim=axes), axes), dim=axes)
+
+
+def harmonics(n: int, n_lags: int, like: Tensor) -> Tensor:
+    """Wave of each lag at each pixel, ``(pixel, lag)``; the origin is pixel ``n // 2``, lag 0 is ``n_lags // 2``."""
+    position = (torch.arange(n, dtype=torch.float64) - n // 2) / n
+    lag = torch.arange(n_lags, dtype=torch.float64) - n_lags // 2
+    angle = 2 * math.pi * position[:, None] * lag
+    return torch.polar(torch.ones_like(angle), angle).to(like)
+
+
+def padded_ifft(block: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`centred_ifft` of a small block of k-space, zero-padded to ``shape``, by matrix products that skip the zeros.
+
+    Parameters
+    ----------
+    block
+        Complex ``(*batch, *side)``, zero frequency at ``side // 2``.
+    shape
+        Of the picture, as many axes as the block has sides.
+    """
+    for n in shape:  # each product takes the first axis that is left and puts its pixels behind the others
+        waves = harmonics(n, block.shape[-len(shape)], block) / math.sqrt(n)
+        block = torch.tensordot(block, waves, dims=([-len(shape)], [1]))
+    return block

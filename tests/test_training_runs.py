@@ -86,7 +86,8 @@ def test_a_finished_run_is_left_as_it_is(finished: tuple[TrainingConfig, list[di
     assert all(map(torch.equal, network.parameters(), before[0].parameters()))
 
 
-def test_command_trains_and_tells(images: Path, tmp_path: Path) -> None:
+def test_command_trains_and_tells(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "fitting_precision", lambda device: torch.bfloat16)  # nothing to note, on any processor
     settings = tmp_path / "run.toml"
     settings.write_text(toml_of(tiny(images, tmp_path / "run")))
     done = invoke(str(settings), "--steps", "2", "--json")

@@ -21,7 +21,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -65,7 +65,6 @@ class Row:
     what: str
     model: ModelConfig = BASE
     scanner: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    training: dict[str, Any] = field(default_factory=dict)
     tuned: bool = False  # base, tuned on each scan before it is scored
 
 
@@ -159,7 +158,6 @@ def trained(name: str, out: Path, data: Path, n_steps: int) -> None:
         tensorboard=False,
         n_pictures=0,
         seed=5,
-        **row.training,
     )
     with row.scanner():
         loop.train(config, _told(name))

@@ -212,7 +212,7 @@ class SenseOperator(LinearOperator):
     def _as_lines(self, pictures: Tensor) -> Tensor:
         """View of ``(..., [z,] y, x)`` as ``(..., line, *rest)``: lines that `normal` does not couple, one if it does.
 
-        A block can be any part of them. The axes that it transforms are the last ones of the rest.
+        A block can be any part of them. Axes to transform stay where they are, but (-3, -1) become (-2, -1).
         """
         if self._normal_axes in ((), (-1,)):
             return pictures.flatten(-self._ndim, -2)

@@ -47,7 +47,8 @@ def _has_cupy() -> bool:
 
 
 @functools.cache
-def _has_small_primes(n: int) -> bool:
+def has_small_primes(n: int) -> bool:
+    """Whether torch's FFT has a kernel for every prime of the length ``n``."""
     for prime in range(2, _LARGEST_PRIME + 1):
         while n % prime == 0 and n > 1:
             n //= prime
@@ -86,7 +87,7 @@ def _engine_for(x: Tensor, axes: tuple[int, ...]) -> str:
     name = engine_name(x.device)
     if name != "torch+scipy":
         return name
-    return "torch" if all(_has_small_primes(x.shape[axis]) for axis in axes) else "scipy"
+    return "torch" if all(has_small_primes(x.shape[axis]) for axis in axes) else "scipy"
 
 
 def _foreign(x: Tensor, axes: tuple[int, ...], inverse: bool, engine: str, overwrite: bool = False) -> Tensor:
@@ -156,8 +157,8 @@ def filter_(x: Tensor, response: Tensor, axes: tuple[int, ...]) -> Tensor:
     return consume(x.mul_(response), axes, inverse=True)
 
 
-def conjugate_filter(like: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-    r"""Function ``(x, response)`` for the complex conjugate of `filter_`, by :math:`\overline{F^H u} = F \bar u`.
+def conjugate_filter(like: Tensor, axes: tuple[int, ...], response: Tensor) -> Callable[[Tensor], Tensor]:
+    r"""Function for the complex conjugate of `filter_`, by :math:`\overline{F^H u} = F \bar u`.
 
     Who adds up :math:`\sum_c \overline{S_c} x_c` can add the conjugates, :math:`S_c \overline{x_c}`, and needs no
     conjugate of the maps. The engine is chosen once, here, for loops over small blocks.
@@ -167,11 +168,12 @@ def conjugate_filter(like: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor, T
     like
         Any complex tensor with the device and the lengths along ``axes`` of the workspaces to come. These are
         overwritten, outside autograd.
-    axes
-        As for `filter_`. The ``response`` is ``(h, -h)`` as a last axis of two, from `conjugating`: real parts are
-        multiplied by one, imaginary parts by the other, which conjugates at no cost.
+    axes, response
+        As for `filter_`.
     """
     engine = _engine_for(like, axes)
+    # Real parts are multiplied by one, imaginary parts by the other, which conjugates at no cost.
+    both = torch.stack([response, -response], dim=-1)
     transform: Callable[[Tensor], Tensor]
     if not axes:
         transform = _unchanged
@@ -180,9 +182,9 @@ def conjugate_filter(like: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor, T
     else:
         transform = functools.partial(_foreign, axes=axes, inverse=False, engine=engine, overwrite=True)
 
-    def apply(x: Tensor, response: Tensor) -> Tensor:
+    def apply(x: Tensor) -> Tensor:
         x = transform(x)
-        torch.view_as_real(x).mul_(response)
+        torch.view_as_real(x).mul_(both)
         return transform(x)
 
     return apply
@@ -190,11 +192,6 @@ def conjugate_filter(like: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor, T
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
-
-
-def conjugating(response: Tensor) -> Tensor:
-    """``(h, -h)`` of a real ``h``, ``(..., 2)``, for `conjugate_filter`."""
-    return torch.stack([response, -response], dim=-1)
 
 
 def centring_phases(

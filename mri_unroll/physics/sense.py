@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mri_unroll.errors import ShapeError
 from mri_unroll.physics.bridge import apply_linear, is_tracked
-from mri_unroll.physics.fourier import centring_phases, conjugate_filter, conjugating, consume, fft, ifft
+from mri_unroll.physics.fourier import centring_phases, conjugate_filter, consume, fft, ifft
 from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.physics.pruned import pruned_filter
 
 # Bytes of coil pictures worked on at a time: what stays in a core's cache; on a GPU, what keeps it busy.
 _BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
@@ -87,6 +88,7 @@ class SenseOperator(LinearOperator):
                 self._normal_axes += (axis,)
         # M is applied as M^2 to hold the identity for weights other than 0 and 1; zero frequency goes to index 0.
         self._response = torch.fft.ifftshift(mask * mask, dim=self._normal_axes) if self._normal_axes else mask * mask
+        self._pruned = pruned_filter(self._response, self._normal_axes, sens_maps.dtype)
         self._maps = sens_maps.detach() if soft else sens_maps.detach().unsqueeze(-ndim - 2)
 
     @property
@@ -240,17 +242,15 @@ class SenseOperator(LinearOperator):
         batch = x.shape[: -self._ndim - 1]
         response = self._as_lines(self._per_problem(self._response, batch))
         axes = (-2, -1) if self._normal_axes == (-3, -1) else self._normal_axes
-        filtered = conjugate_filter(self._as_lines(x), axes)
         for index, maps in self._problems(batch):
-            set_maps = self._as_lines(maps).unbind()
-            sources, totals = self._as_lines(x[index]).unbind(), self._as_lines(total[index]).unbind()
-            weights = conjugating(response[index][0])
+            set_maps, sources, totals = (self._as_lines(t).unbind() for t in (maps, x[index], total[index]))
+            filtered = self._pruned or conjugate_filter(sources[0], axes, response[index][0])
             for coils, lines in self._blocks(sources[0].shape[0]):
                 blocks = [maps[coils, lines] for maps in set_maps]
                 # Nested, so that no name holds on to a workspace longer than it is needed.
                 _add_coils(
                     [part[lines] for part in totals],
-                    filtered(_combine(blocks, [source[lines] for source in sources]), weights),
+                    filtered(_combine(blocks, [source[lines] for source in sources])),
                     blocks,
                 )
         return conj.conj_physical_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from mri_unroll.errors import ShapeError
 from mri_unroll.physics.fourier import harmonics
 
 _BLOCK = {"cpu": 2**20, "cuda": 2**26}  # entries of pixel matrices at a time: on a CPU they stay in cache
+_N_PRODUCTS = 4  # with G, of a pixel that begins at its neighbour's vector
+_SETTLED = (0.001, 0.002)  # relative residual of an eigenvector up to which that is enough, and from which it is not
+_EMPTY = (0.25, 0.3)  # eigenvalue up to which there is nothing to explain, and from which there is
 
 
 def espirit_maps(
@@ -22,6 +26,7 @@ def espirit_maps(
     threshold: float = 0.02,
     n_sets: int = 1,
     n_iterations: int = 1,
+    grid: int = 1,
 ) -> tuple[Tensor, Tensor]:
     r"""Coil sensitivities from fully sampled calibration lines (ESPIRiT).
 
@@ -49,6 +54,9 @@ def espirit_maps(
     n_iterations
         Subspace iterations for the eigenvectors, each of four products with ``G`` and a Rayleigh-Ritz step. More than
         one serves only data without structure.
+    grid
+        Distance of the pixels that are solved in full. Those between begin at the vector of the nearest one, are
+        multiplied by ``G`` four times, and solved in full after all where that has not settled them, unless they are air.
 
     Returns
     -------
@@ -63,7 +71,8 @@ def espirit_maps(
     Raises
     ------
     ShapeError
-        If the calibration region and ``shape`` differ in dimensions, or there are fewer coils than sets.
+        If the calibration region and ``shape`` differ in dimensions, there are fewer coils than sets, or several sets
+        are sought on a grid.
 
     Notes
     -----
@@ -81,6 +90,8 @@ def espirit_maps(
         )
     if not 1 <= n_sets <= n_coils:
         raise ShapeError(f"Expected between 1 and {n_coils} sets of maps from {n_coils} coils, got {n_sets}.")
+    if grid < 1 or (grid > 1 and n_sets > 1):
+        raise ShapeError(f"Expected a grid of 1, or more for a single set of maps, got {grid} and {n_sets} sets.")
     lags = _projector_lags(calibration, kernel_width, threshold)
     flat = calibration.flatten(1)
     virtual = torch.linalg.eigh(flat @ flat.mH).eigenvectors.flip(-1)  # columns by falling energy
@@ -88,14 +99,14 @@ def espirit_maps(
     maps = calibration.new_empty(*shape, n_coils, n_sets)
     eigenvalue = calibration.real.new_empty(*shape, n_sets)
     if ndim == 2:
-        _solve_plane(lags, start, n_iterations, maps, eigenvalue)
+        _solve_plane(lags, start, n_iterations, grid, maps, eigenvalue)
     else:
         along_z = harmonics(shape[0], lags.shape[0], lags)
         for z in range(shape[0]):
             plane = torch.tensordot(along_z[z], lags, dims=1)
-            _solve_plane(plane, start, n_iterations, maps[z], eigenvalue[z])
+            _solve_plane(plane, start, n_iterations, grid, maps[z], eigenvalue[z])
     reference = torch.einsum("...cs,cs->...s", maps, virtual[:, :n_sets].conj())
-    maps *= torch.polar(torch.ones_like(reference.real), -reference.angle()).unsqueeze(-2)
+    maps *= _phase(reference.conj()).unsqueeze(-2)
     maps = maps.movedim((-1, -2), (0, 1)).contiguous()
     eigenvalue = eigenvalue.movedim(-1, 0).contiguous()
     return (maps, eigenvalue) if n_sets > 1 else (maps[0], eigenvalue[0])
@@ -154,18 +165,78 @@ def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _solve_plane(lags: Tensor, start: Tensor, n_iterations: int, maps: Tensor, eigenvalue: Tensor) -> None:
+def _solve_plane(lags: Tensor, start: Tensor, n_iterations: int, grid: int, maps: Tensor, eigenvalue: Tensor) -> None:
     """Leading eigenvectors of ``G`` in one plane, written to ``(y, x, coil, set)`` and ``(y, x, set)``."""
-    n_y, n_x, n_coils, n_sets = maps.shape
-    along_x = torch.einsum("xq,pqcd->pxcd", harmonics(n_x, lags.shape[1], lags), lags).flatten(1)
-    along_y = harmonics(n_y, lags.shape[0], lags)
-    rows = max(1, _BLOCK.get(lags.device.type, 2**20) // (n_x * n_coils**2))
-    for first in range(0, n_y, rows):
-        block = slice(first, first + rows)
-        matrix = (along_y[block] @ along_x).reshape(-1, n_coils, n_coils)
-        vectors, values = _leading_eigenvectors(matrix, start, n_sets, n_iterations)
-        maps[block] = vectors.reshape(-1, n_x, n_coils, n_sets)
-        eigenvalue[block] = values.reshape(-1, n_x, n_sets)
+    waves = [harmonics(n, n_lags, lags) for n, n_lags in zip(maps.shape[:2], lags.shape[:2], strict=True)]
+    if grid == 1:
+        return _solve_pixels(lags, waves, start, n_iterations, maps, eigenvalue)
+    places = [torch.arange(min(grid // 2, n - 1), n, grid, device=maps.device) for n in maps.shape[:2]]
+    sparse = maps.new_empty(*map(len, places), *maps.shape[2:])
+    few = [wave[place] for wave, place in zip(waves, places, strict=True)]
+    _solve_pixels(lags, few, start, n_iterations, sparse, eigenvalue.new_empty(*sparse.shape[:2], 1))
+    rows, columns = (
+        torch.div(torch.arange(n, device=maps.device), grid, rounding_mode="floor").clamp_max(len(place) - 1)
+        for n, place in zip(maps.shape[:2], places, strict=True)
+    )
+    for block, matrix in _pixel_matrices(lags, waves):
+        near = sparse[rows[block]][:, columns].reshape(*matrix.shape[:2], 1)
+        vectors, values = _settled(matrix, near, start, n_iterations)
+        maps[block] = vectors.reshape(-1, *maps.shape[1:])
+        eigenvalue[block] = values.reshape(-1, *eigenvalue.shape[1:])
+    return None
+
+
+def _solve_pixels(
+    lags: Tensor, waves: Sequence[Tensor], start: Tensor, n_iterations: int, maps: Tensor, eigenvalue: Tensor
+) -> None:
+    """All pixels in full."""
+    for block, matrix in _pixel_matrices(lags, waves):
+        vectors, values = _leading_eigenvectors(matrix, start, maps.shape[-1], n_iterations)
+        maps[block] = vectors.reshape(-1, *maps.shape[1:])
+        eigenvalue[block] = values.reshape(-1, *eigenvalue.shape[1:])
+
+
+def _pixel_matrices(lags: Tensor, waves: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield rows of pixels and their ``G``, ``(pixel, coil, coil)``, some at a time."""
+    along_y, along_x = waves
+    row = torch.einsum("xq,pqcd->pxcd", along_x, lags).flatten(1)
+    count = max(1, _BLOCK.get(lags.device.type, 2**20) // row.shape[1])
+    for first in range(0, len(along_y), count):
+        block = slice(first, first + count)
+        yield block, (along_y[block] @ row).reshape(-1, *lags.shape[-2:])
+
+
+def _settled(matrix: Tensor, near: Tensor, start: Tensor, n_iterations: int) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors ``(pixel, coil, 1)`` and values ``(pixel, 1)``, from vectors nearby."""
+    vectors = near
+    for _ in range(_N_PRODUCTS - 1):
+        vectors = _unit(matrix @ vectors)[0]
+    image = matrix @ vectors
+    rayleigh = (vectors.conj() * image).sum((-2, -1), keepdim=True)
+    _, residual = _unit(image - rayleigh * vectors)
+    vectors, size = _unit(image)
+    size = size[:, 0]  # (pixel, 1)
+    residual = residual[:, 0, 0] / size[:, 0].clamp_min(1e-20)
+    # From one solution to the other by degrees: a hard limit would leave the choice to the last bit.
+    share = _rise(residual, *_SETTLED) * _rise(size[:, 0], *_EMPTY)
+    unsettled = share.nonzero().flatten()
+    if len(unsettled):
+        share, rough = share[unsettled, None], vectors[unsettled]
+        exact, values = _leading_eigenvectors(matrix[unsettled], start, 1, n_iterations)
+        exact = exact * _phase((exact.conj() * rough).sum((-2, -1), keepdim=True))
+        vectors[unsettled], _ = _unit(torch.lerp(rough, exact, share[..., None].to(exact.dtype)))
+        size[unsettled] = torch.lerp(size[unsettled], values, share)
+    return vectors, size
+
+
+def _rise(x: Tensor, low: float, high: float) -> Tensor:
+    """From 0 at ``low`` to 1 at ``high``."""
+    return ((x - low) / (high - low)).clamp(0.0, 1.0)
+
+
+def _phase(x: Tensor) -> Tensor:
+    """``x / abs(x)``; 1 where ``x`` is zero."""
+    return torch.polar(torch.ones_like(x.real), x.angle())
 
 
 def _leading_eigenvectors(matrix: Tensor, start: Tensor, n_sets: int, n_iterations: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +253,11 @@ def _leading_eigenvectors(matrix: Tensor, start: Tensor, n_sets: int, n_iteratio
         gram.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e-5).add_(1e-30)
         inverse = torch.linalg.inv(torch.linalg.cholesky(gram))
         values, mixture = torch.linalg.eigh(inverse @ (conjugate @ image) @ inverse.mH)
-        vectors = image @ (inverse.mH @ mixture)
-        size = torch.view_as_real(vectors).square().sum((-3, -1)).sqrt()[:, None]  # far faster than vector_norm here
-        vectors = vectors / size.clamp_min(1e-20)
+        vectors, _ = _unit(image @ (inverse.mH @ mixture))
     return vectors[..., -n_sets:].flip(-1), values[..., -n_sets:].flip(-1)
+
+
+def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of ``(pixel, coil, set)`` over their norms, and those, ``(pixel, 1, set)``."""
+    size = torch.view_as_real(vectors).square().sum((-3, -1)).sqrt()[:, None]  # far faster than vector_norm here
+    return vectors / size.clamp_min(1e-20), size

@@ -56,7 +56,7 @@ def espirit_maps(
         one serves only data without structure.
     grid
         Distance of the pixels that are solved in full. Those between begin at the vector of the nearest one, are
-        multiplied by ``G`` four times, and solved in full after all where that has not settled them, unless they are air.
+        multiplied by ``G`` four times, and solved in full after all where that has not settled them, but for air.
 
     Returns
     -------

@@ -61,7 +61,9 @@ class CalibratedProblem(Generic[Op]):
     def data_residual(self, image: Tensor, op: LinearOperator | None = None) -> float:
         """``||A x - y|| / ||y||`` over the measured samples, weighted as `op` weights them; of other maps, if given."""
         error = (op or self.op).forward(image) - self.kspace
-        return float(torch.linalg.vector_norm(error) / torch.linalg.vector_norm(self.kspace))
+        # As real numbers: of complex ones the norm takes thirty times as long.
+        sizes = [torch.linalg.vector_norm(torch.view_as_real(k.resolve_conj())) for k in (error, self.kspace)]
+        return float(sizes[0] / sizes[1])
 
 
 CalibratedSlice = CalibratedProblem[SenseOperator]

@@ -2,7 +2,7 @@
 
     python scripts/ablation.py --out runs/ablation                         # trains every row, then scores it
     python scripts/ablation.py --out runs/ablation --rows base gradient    # some of them
-    python scripts/ablation.py --out runs/ablation --rows base --figure runs/ablation/figure.png
+    python scripts/ablation.py --out runs/ablation --page docs/models/ablation.md --figure docs/models/ablation.png
 
 Every row is trained from nothing with the same number of steps, on the same simulated acquisitions in the same order,
 on one thread, and scored with its last weights; nothing is chosen by a score. *Validation* are simulated 4x scans of
@@ -28,6 +28,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from benchmark import replace_between
 from model_table import COILS, MASKS, make_case
 from numpy.typing import NDArray
 
@@ -260,22 +261,20 @@ def gains(out: Path) -> dict[str, dict[str, tuple[float, float, float, float]]]:
 def table(out: Path) -> str:
     """The table as Markdown."""
     kinds, found = ["validation", *REAL], gains(out)
-    log = {name: read(weights_of(name, out).with_name("log.csv")) for name in found}
     base = found["base"]
-    steps = log["base"][-1]["step"]
+    steps = read(weights_of("base", out).with_name("log.csv"))[-1]["step"]
     lines = [
-        f"{steps} steps each on one thread. `base`: " + ", ".join(f"{base[k][0]:.2f} dB ({k})" for k in kinds) + ".",
+        f"{steps} steps each. `base`: " + ", ".join(f"{base[k][0]:.2f} dB ({k})" for k in kinds) + ".",
         "",
-        "| row | change | weights | s a step | " + " | ".join(kinds) + " |",
-        "|---|---|--:|--:|" + "--:|" * len(kinds),
+        "| row | change | weights | " + " | ".join(kinds) + " |",
+        "|---|---|--:|" + "--:|" * len(kinds),
     ]
     for name, cells in found.items():
         if name == "base":
             continue
         count = sum(p.numel() for p in load(weights_of(name, out))[0].parameters())
         values = [f"{cells[k][2]:+.2f} ± {cells[k][3]:.2f}" if k in cells else "" for k in kinds]
-        pace = float(log[name][-1]["seconds_per_step"])
-        lines.append(f"| `{name}` | {ROWS[name].what} | {count:,} | {pace:.2f} | {' | '.join(values)} |")
+        lines.append(f"| `{name}` | {ROWS[name].what} | {count:,} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -310,7 +309,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw real over simulated there")
+    parser.add_argument("--page", type=Path, help="write the table between <!-- ablation --> and its end there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.rows:
@@ -319,6 +319,8 @@ def main() -> None:
         scored(name, arguments.out, arguments.data)
     text = table(arguments.out)
     print(text)
+    if arguments.page:
+        replace_between(arguments.page, "ablation", text)
     if arguments.figure:
         draw(arguments.out, arguments.figure)
     (arguments.out / "gains.json").write_text(json.dumps(gains(arguments.out), indent=1))

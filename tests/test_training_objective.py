@@ -13,6 +13,7 @@ from support.training import tiny
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
+from mri_unroll.nets.contraction import local_lipschitz
 from mri_unroll.nets.model import ModelConfig, build
 from mri_unroll.training.examples import Example, prepare
 from mri_unroll.training.losses import kspace_loss, picture_weights, weighted_l1
@@ -177,3 +178,52 @@ def test_recomputing_steps_keeps_less(example: Example) -> None:
         return sum(kept.values())
 
     assert kept_bytes(True) < 0.4 * kept_bytes(False)
+
+
+def equilibrium(gain: float) -> torch.nn.Module:
+    """One whose prior is the identity, times ``gain``."""
+    torch.manual_seed(0)
+    network = build(
+        ModelConfig(
+            kind="equilibrium",
+            widths=(4,),
+            n_cg=2,
+            n_start_cg=2,
+            contraction=0.5,
+            tolerance=0.05,
+            n_iterations=12,
+            backward="neumann",
+            n_terms=2,
+        )
+    )
+    network.step.prior.factor = gain
+    return network
+
+
+def test_an_equilibrium_that_contracts_is_not_penalised(example: Example) -> None:
+    model = ModelConfig(kind="equilibrium", widths=(4,))
+    plain, kept = objective(model=model), objective(model=model, contraction_penalty=3.0, contraction_limit=0.9)
+    network = equilibrium(0.5)
+    assert kept(network, example).detach() == plain(network, example).detach()
+
+
+@pytest.mark.filterwarnings("ignore::mri_unroll.errors.ConvergenceWarning")  # that it does not converge is the case
+def test_what_exceeds_the_limit_is_penalised(example: Example) -> None:
+    network, model = equilibrium(1.2), ModelConfig(kind="equilibrium", widths=(4,))
+    problem = example.adjoint_kspace, example.op, example.strength
+    image = list(network.iterates(*problem))[-1].detach()
+    gain, _ = local_lipschitz(lambda x: network.step(x, *problem), image, n_iterations=3)
+    assert float(gain) > 1.1
+    excess = 2.0 * (float(gain) - 0.9) ** 2
+    kept = objective(model=model, contraction_penalty=2.0, contraction_limit=0.9)(network, example)
+    plain = objective(model=model)(network, example)
+    assert float((kept - plain).detach()) == pytest.approx(excess, rel=0.1)
+    gradients = [
+        torch.autograd.grad(loss, network.step.prior.parameters(), allow_unused=True) for loss in (kept, plain)
+    ]
+    assert any(not torch.allclose(own, other) for own, other in zip(*gradients, strict=True) if own is not None)
+
+
+def test_only_an_equilibrium_has_a_contraction_to_keep() -> None:
+    with pytest.raises(ConfigError, match="Only an equilibrium"):
+        objective(contraction_penalty=1.0)

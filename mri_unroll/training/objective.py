@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mri_unroll.nets.contraction import contraction_penalty
+from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.model import Network
 from mri_unroll.physics.fourier import centred_fft
 from mri_unroll.training.examples import Example, Supervised
@@ -33,7 +35,8 @@ class Objective:
     ============  ====================================================================================================
 
     All are sums over the pictures ``x_1 ... x_K`` with the weights of ``deep_supervision``. An example without a
-    reference, whose measured lines were split, has the k-space error of the held-out lines as its loss.
+    reference, whose measured lines were split, has the k-space error of the held-out lines as its loss. To that of an
+    equilibrium comes a penalty on a step that does not contract where its picture lies, `contraction_penalty`.
 
     Parameters
     ----------
@@ -47,6 +50,17 @@ class Objective:
     def __call__(self, network: Network, example: Supervised | HeldOutExample) -> Tensor:
         """The loss, a scalar with a graph."""
         iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
+        loss = self._error(iterates, example)
+        if self.config.contraction_penalty and isinstance(network, Equilibrium):
+            penalty, _ = contraction_penalty(
+                lambda image: network.step(image, example.adjoint_kspace, example.op, example.strength),
+                iterates[-1].detach(),
+                self.config.contraction_limit,
+            )
+            loss = loss + self.config.contraction_penalty * penalty
+        return loss
+
+    def _error(self, iterates: list[Tensor], example: Supervised | HeldOutExample) -> Tensor:
         if isinstance(example, Supervised) and self.config.loss == "relative":
             weights = self.config.deep_supervision
             return unrolled_loss(iterates, example.coil_combined, example.rss, example.body, weights)

@@ -59,6 +59,8 @@ class TrainingConfig:
     loss: LossName = "relative"  # see losses.Objective
     ssim_weight: float = 0.84  # of "mixed", 0..1; the rest is L1
     deep_supervision: tuple[float, ...] = (0.1, 0.3, 0.5)  # weights of the last pictures; earlier ones as the first
+    contraction_penalty: float = 0.0  # of an equilibrium: weight of what its step exceeds the next setting by, squared
+    contraction_limit: float = 0.95  # gain of an equilibrium's step, at its own pictures, that is not penalised
     kspace_samples: Samples = "all"  # which samples "kspace" compares
     supervision: Supervision = "reference"  # "ssdu": no reference, measured lines are held out
     ssdu_share: float = 0.4  # of the measured lines that are held out of a step and predicted
@@ -101,6 +103,8 @@ class TrainingConfig:
                 len(self.deep_supervision) > 0 and min(self.deep_supervision) >= 0 and self.deep_supervision[-1] > 0,
                 "weights of 0 or more, the last above 0",
             ),
+            ("contraction_penalty", self.contraction_penalty >= 0, "0 or more"),
+            ("contraction_limit", 0 < self.contraction_limit < 1, "between 0 and 1"),
             ("ssdu_share", 0 < self.ssdu_share < 1, "between 0 and 1"),
             ("batch", self.batch >= 1, "1 or more"),
             ("rotation", 0 <= self.rotation <= 45, "0 to 45 degrees"),
@@ -111,7 +115,11 @@ class TrainingConfig:
                 raise ConfigError(
                     f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct the value."
                 )
-
+        if self.contraction_penalty and self.model.kind != "equilibrium":
+            raise ConfigError(
+                f"Only an equilibrium has a contraction to keep, and the model is {self.model.kind!r}.",
+                "Leave out contraction_penalty.",
+            )
         if self.task == "restore" and (
             self.loss == "kspace"
             or self.supervision != "reference"

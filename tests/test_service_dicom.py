@@ -137,6 +137,28 @@ def test_a_series_comes_back_restored(tmp_path: Path) -> None:
     assert [canary for canary in CANARIES if canary in "".join(service.log)] == []
 
 
+def test_a_slow_sender_s_series_is_one(tmp_path: Path) -> None:
+    """Longer than the quiet time passes between two objects; the line stays open until another series begins."""
+    first = [pydicom.dcmread(path) for path in write_series(tmp_path / "a", count=2, shape=(48, 40))]
+    other = [pydicom.dcmread(path) for path in write_series(tmp_path / "b", count=1, shape=(48, 40))]
+    with node(tmp_path / "service", [], dicom_quiet_seconds=1.0) as (service, ours):
+        root = service.client("root-" + "d" * 32)
+        entity = AE("SCANNER")
+        entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
+        line = entity.associate("127.0.0.1", int(ours.split(":")[-1].split("?")[0]), ae_title="MRIUNROLL")
+        for dataset in first:
+            assert line.send_c_store(dataset).Status == 0
+            time.sleep(3)
+        assert root("GET", "/v1/jobs").json() == []
+        assert line.send_c_store(other[0]).Status == 0  # what comes next says that the first is whole
+        jobs = until(lambda: root("GET", "/v1/jobs").json(), service)
+        assert len(jobs) == 1
+        line.release()
+        until(lambda: len(root("GET", "/v1/jobs").json()) == 2, service)
+    said = [json.loads(line) for line in service.log if line.startswith("{")]
+    assert [line["count"] for line in said if line["says"] == "a series is a job"] == [2, 1]
+
+
 def test_only_who_is_named_may_call(tmp_path: Path) -> None:
     files = write_series(tmp_path / "a", count=2)
     with node(tmp_path / "service", [], workers=0) as (service, ours):

@@ -25,6 +25,7 @@ from typing import Any
 
 import pydicom
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.association import Association
 from sqlalchemy.exc import SQLAlchemyError
 
 from mri_unroll.config import from_mapping
@@ -82,6 +83,7 @@ class Node:
             folder.mkdir(exist_ok=True)
         self._turn = threading.Lock()
         self._since = time.time()  # while nobody listened, silence meant nothing
+        self._latest: dict[Association, str] = {}  # what each association sent last: the folder of its series
 
     def listen(self) -> None:
         """Take associations, in threads of their own."""
@@ -146,6 +148,7 @@ class Node:
             with self._turn:
                 folder = self._inbox / _hashed(caller, series)
                 folder.mkdir(exist_ok=True)
+                self._latest[event.assoc] = folder.name
                 if not (folder / "caller").exists():
                     _write(folder / "caller", caller)
                 part = folder / f"{_hashed(instance)}.part"
@@ -158,8 +161,10 @@ class Node:
         return _STORED
 
     def _take_series(self) -> None:
-        """Make a job of every series that has been quiet for long enough."""
+        """Make a job of every series that has been quiet for long enough, and is not about to be sent more of."""
         for folder in self._inbox.iterdir():
+            if folder.name in self._under_way():
+                continue
             files = sorted(folder.glob("*.dcm"))
             latest = max([self._since, folder.stat().st_mtime, *(path.stat().st_mtime for path in files)])
             if time.time() - latest >= self._settings.dicom_quiet_seconds:
@@ -173,6 +178,15 @@ class Node:
                 else:
                     self._submit(folder, files, rule)
             shutil.rmtree(folder)
+
+    def _under_way(self) -> set[str]:
+        """Folders of series whose sender holds the line and has not gone on to another.
+
+        The next object may be large, or the line slow. Who says nothing for the timeout of the network is cut off.
+        """
+        with self._turn:
+            self._latest = {caller: name for caller, name in self._latest.items() if caller.is_alive()}
+            return set(self._latest.values())
 
     def _rule(self, folder: Path, file: Path) -> DicomRule | None:
         caller = (folder / "caller").read_text(encoding="utf-8")

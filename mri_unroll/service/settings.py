@@ -65,7 +65,7 @@ class ServiceSettings:
     dicom_title: str = "MRIUNROLL"  # application entity that peers must call
     dicom_callers: tuple[str, ...] = ()  # application entities that may call; nobody else may
     dicom_connections_per_minute: int = 300  # of one address; some archives make one for every object
-    dicom_quiet_seconds: float = 10.0  # after which a series that grows no more is whole
+    dicom_quiet_seconds: float = 10.0  # after which a series that grows no more, and is not being sent, is whole
     dicom_rules: tuple[DicomRule, ...] = ()  # what is done with their series
     token_file: str | None = None  # one token, or lines "NAME SCOPE[,SCOPE] TOKEN"; None: MRI_UNROLL_TOKEN
     jobs_url: str | None = None  # postgresql+psycopg://...; None: SQLite in `data_dir`

@@ -131,7 +131,7 @@ def soft_weights(eigenvalue: Tensor, cutoff: float = 0.8) -> Tensor:
     Several sets, kept where their eigenvalue is near 1: Uecker et al. (2014), doi:10.1002/mrm.24751. The shape of the
     transition is ours.
     """
-    rise = ((eigenvalue - cutoff) / (0.5 * (1.0 - cutoff))).clamp(0.0, 1.0)
+    rise = _rise(eigenvalue, cutoff, 0.5 * (1.0 + cutoff))
     return rise * rise * (3.0 - 2.0 * rise)
 
 
@@ -169,7 +169,8 @@ def _solve_plane(lags: Tensor, start: Tensor, n_iterations: int, grid: int, maps
     """Leading eigenvectors of ``G`` in one plane, written to ``(y, x, coil, set)`` and ``(y, x, set)``."""
     waves = [harmonics(n, n_lags, lags) for n, n_lags in zip(maps.shape[:2], lags.shape[:2], strict=True)]
     if grid == 1:
-        return _solve_pixels(lags, waves, start, n_iterations, maps, eigenvalue)
+        _solve_pixels(lags, waves, start, n_iterations, maps, eigenvalue)
+        return
     places = [torch.arange(min(grid // 2, n - 1), n, grid, device=maps.device) for n in maps.shape[:2]]
     sparse = maps.new_empty(*map(len, places), *maps.shape[2:])
     few = [wave[place] for wave, place in zip(waves, places, strict=True)]
@@ -183,7 +184,6 @@ def _solve_plane(lags: Tensor, start: Tensor, n_iterations: int, grid: int, maps
         vectors, values = _settled(matrix, near, start, n_iterations)
         maps[block] = vectors.reshape(-1, *maps.shape[1:])
         eigenvalue[block] = values.reshape(-1, *eigenvalue.shape[1:])
-    return None
 
 
 def _solve_pixels(

@@ -163,13 +163,12 @@ class Node:
     def _take_series(self) -> None:
         """Make a job of every series that has been quiet for long enough, and is not about to be sent more of."""
         for folder in self._inbox.iterdir():
-            if folder.name in self._under_way():
-                continue
             files = sorted(folder.glob("*.dcm"))
             latest = max([self._since, folder.stat().st_mtime, *(path.stat().st_mtime for path in files)])
             if time.time() - latest >= self._settings.dicom_quiet_seconds:
                 with self._turn:  # what comes from now on begins a series of its own
-                    folder.rename(self._taken / f"{folder.name}.{time.time_ns()}")
+                    if folder.name not in self._under_way():
+                        folder.rename(self._taken / f"{folder.name}.{time.time_ns()}")
         for folder in sorted(self._taken.iterdir()):  # also those of a process that died
             if files := sorted(folder.glob("*.dcm")):
                 rule = self._rule(folder, files[0])
@@ -182,11 +181,11 @@ class Node:
     def _under_way(self) -> set[str]:
         """Folders of series whose sender holds the line and has not gone on to another.
 
-        The next object may be large, or the line slow. Who says nothing for the timeout of the network is cut off.
+        The next object may be large, or the line slow. Who says nothing for the timeout of the network is cut off. To
+        be called in turn.
         """
-        with self._turn:
-            self._latest = {caller: name for caller, name in self._latest.items() if caller.is_alive()}
-            return set(self._latest.values())
+        self._latest = {caller: name for caller, name in self._latest.items() if caller.is_alive()}
+        return set(self._latest.values())
 
     def _rule(self, folder: Path, file: Path) -> DicomRule | None:
         caller = (folder / "caller").read_text(encoding="utf-8")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import shutil
+import sys
+import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -380,15 +384,58 @@ def test_a_decoder_that_dies_is_replaced(tmp_path: Path) -> None:
     (plain,) = save(objects(made), tmp_path / "plain")
     content = packed(plain, tmp_path / "packed", "JPEGLosslessProcess14_1").read_bytes()
     apart = Apart()
-    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
+    np.testing.assert_array_equal(apart.decode(content, 2560), made.pixels()[0])
     with pytest.raises(ValueError, match="could not decode"):
-        apart.decode(b"no picture")
-    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
+        apart.decode(b"no picture", 2560)
+    np.testing.assert_array_equal(apart.decode(content, 2560), made.pixels()[0])
     assert apart._child is not None
     apart._child.kill()
     with pytest.raises(ValueError, match="died"):
-        apart.decode(content)
-    np.testing.assert_array_equal(apart.decode(content), made.pixels()[0])
+        apart.decode(content, 2560)
+    np.testing.assert_array_equal(apart.decode(content, 2560), made.pixels()[0])
+
+
+def _jpeg_ls(folder: Path, change: Callable[[bytearray], None]) -> Path:
+    """A study of one JPEG-LS slice whose codestream is changed within its length."""
+    (plain,) = save(objects(Made(count=1, shape=(32, 40))), folder / "plain")
+    (folder / "broken").mkdir()
+    path = packed(plain, folder / "broken" / "1.dcm", "JPEGLSLossless")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xd8\xff\xf7")
+    stream = content[at:]
+    change(stream)
+    path.write_bytes(content[:at] + stream)
+    return path
+
+
+def test_a_codec_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    # CharLS looks for the end of a code among four thousand million zeros that it makes up itself.
+    def without_end(stream: bytearray) -> None:
+        end = stream.rindex(b"\xff\xd9") + 2
+        head = bytes.fromhex("ffd8 fff7000b100020002801011100 fff8000d01ffff0012004301140040 ffda0008010100000000")
+        stream[:end] = head + b"\x55" * (end - len(head) - 1) + b"\x00"
+
+    content = _jpeg_ls(tmp_path, without_end).read_bytes()
+    apart = Apart()
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="took too long"):
+        apart.decode(content, 2560)
+    assert time.monotonic() - started < 9.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space of a process")
+def test_a_codestream_larger_than_its_header_takes_no_memory(tmp_path: Path) -> None:
+    def four_gigabytes(stream: bytearray) -> None:
+        stream[7:11] = b"\xff\xff\x40\x00"  # rows, columns
+
+    content = _jpeg_ls(tmp_path, four_gigabytes).read_bytes()
+    apart = Apart()
+    with pytest.raises(ValueError, match="decode"):
+        apart.decode(content, 2560)
+    assert apart._child is not None
+    status = Path(f"/proc/{apart._child.pid}/status").read_text()
+    peak_kb = int(re.search(r"VmHWM:\s*(\d+)", status)[1])  # type: ignore[index]
+    assert peak_kb < 300_000
 
 
 def test_names_tell_nothing(tmp_path: Path) -> None:
@@ -409,7 +456,7 @@ def test_doctor_says_which_decoders_are_there(monkeypatch: pytest.MonkeyPatch) -
     assert found["JPEG-LS"] == "pyjpegls"
     assert found["JPEG 2000"] == "pylibjpeg"
     assert found["RLE"]
-    monkeypatch.setattr(pixels, "_PLUGINS", dict.fromkeys(pixels._PLUGINS, "one that nobody has"))
+    monkeypatch.setattr(pixels, "PLUGINS", dict.fromkeys(pixels.PLUGINS, "one that nobody has"))
     found = doctor.examine()["dicom_decoders"]
     assert found["JPEG-LS"].startswith("not installed: pip install")
     assert found["JPEG"] == "gdcm"

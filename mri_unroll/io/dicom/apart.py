@@ -1,7 +1,11 @@
-"""Decoding in a process of its own: GDCM ends the process that it runs in on some broken JPEG.
+"""Decoding in a process of its own, within a time and a memory: no codec is safe with broken data.
 
-Run as a program, this module answers on its standard output: for each object that comes in, the length of the answer
-and an array in NumPy's format, or no bytes if the pixels cannot be decoded.
+GDCM ends the process that it runs in on some broken JPEG; CharLS spends ten seconds on some 32 x 40 pixels of JPEG-LS,
+and any codestream may state a larger picture than the header around it.
+
+Run as a program, this module answers on its standard output, first with one empty message, when it is ready, then for
+each object that comes in with the length of the answer and an array in NumPy's format, or no bytes if the pixels
+cannot be decoded.
 """
 
 from __future__ import annotations
@@ -12,13 +16,32 @@ import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import IO
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
+
+# GDCM is what pydicom takes for JPEG; the others are named, as they answer broken data with an error.
+PLUGINS = {
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"),
+}
 
 _LENGTH = struct.Struct("<Q")
-_PATIENCE = 60.0  # seconds for one object
+_START = 60.0  # seconds until the child is ready
+_PATIENCE, _PER_BYTE = 5.0, 1e-6  # seconds for one object, and for each byte of its pixels: a twentieth of usual speed
+_MEMORY, _COPIES = 1 << 28, 8  # bytes for one object, and how many times its pixels may be held beside them
 
 
 class Apart:
@@ -28,8 +51,8 @@ class Apart:
         self._child: subprocess.Popen[bytes] | None = None
         self._turn = threading.Lock()
 
-    def decode(self, content: bytes) -> NDArray:
-        """Stored values of a whole DICOM file.
+    def decode(self, content: bytes, n_bytes: int) -> NDArray:
+        """Stored values of a whole DICOM file whose header promises ``n_bytes`` of pixels.
 
         Raises
         ------
@@ -37,16 +60,26 @@ class Apart:
             If they cannot be decoded, or the child died of it or took too long.
         """
         with self._turn:
-            return self._decoded(content)
+            if self._child is None:
+                self._child = self._start()
+                self._asked(b"", _START)
+            question = _LENGTH.pack(n_bytes) + _LENGTH.pack(len(content)) + content
+            answer = self._asked(question, _PATIENCE + _PER_BYTE * n_bytes)
+        if not answer:
+            raise ValueError("The decoder could not decode it.")
+        values: NDArray = np.load(io.BytesIO(answer), allow_pickle=False)
+        return values
 
-    def _decoded(self, content: bytes) -> NDArray:
-        child = self._child = self._child or self._start()
+    def _asked(self, question: bytes, patience: float) -> bytes:
+        """The next message of the child, which is ended if it takes longer than ``patience`` seconds."""
+        child = self._child
+        assert child is not None
         assert child.stdin is not None
         assert child.stdout is not None
-        watch = threading.Timer(_PATIENCE, child.kill)
+        watch = threading.Timer(patience, child.kill)
         watch.start()
         try:
-            child.stdin.write(_LENGTH.pack(len(content)) + content)
+            child.stdin.write(question)
             child.stdin.flush()
             answer = _read(child.stdout)
         except BrokenPipeError:
@@ -56,11 +89,8 @@ class Apart:
         if answer is None:
             _end(child)
             self._child = None
-            raise ValueError("The decoder died.")
-        if not answer:
-            raise ValueError("The decoder could not decode it.")
-        values: NDArray = np.load(io.BytesIO(answer), allow_pickle=False)
-        return values
+            raise ValueError("The decoder died or took too long.")
+        return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
@@ -97,17 +127,35 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 def _serve() -> None:
     """Decode until the parent closes the pipe."""
-    import pydicom
-
-    while (content := _read(sys.stdin.buffer)) is not None:
+    _answer(b"")
+    while (head := sys.stdin.buffer.read(_LENGTH.size)) and (content := _read(sys.stdin.buffer)) is not None:
         answer = io.BytesIO()
         try:
-            np.save(answer, pydicom.dcmread(io.BytesIO(content), force=True).pixel_array, allow_pickle=False)
+            _limit_memory(*_LENGTH.unpack(head))
+            dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+            dataset.pixel_array_options(decoding_plugin=PLUGINS.get(dataset.file_meta.TransferSyntaxUID, ""))
+            np.save(answer, dataset.pixel_array, allow_pickle=False)
         except Exception as error:  # whatever it is, the answer is that there are no pixels
             answer = io.BytesIO()
             print(type(error).__name__, file=sys.stderr)
-        sys.stdout.buffer.write(_LENGTH.pack(len(answer.getvalue())) + answer.getvalue())
-        sys.stdout.buffer.flush()
+        _answer(answer.getvalue())
+
+
+def _answer(content: bytes) -> None:
+    sys.stdout.buffer.write(_LENGTH.pack(len(content)) + content)
+    sys.stdout.buffer.flush()
+
+
+def _limit_memory(n_bytes: int) -> None:
+    """Let this process take what ``n_bytes`` of pixels may need beyond what it holds; Linux only."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    allowed = held + _MEMORY + _COPIES * n_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (allowed if hard == resource.RLIM_INFINITY else min(allowed, hard), hard))
 
 
 if __name__ == "__main__":

@@ -7,31 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEGTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, JPEGTransferSyntaxes, RLELossless
 
 from mri_unroll.errors import ConfigError, CorruptScan, InputError, UnsupportedScan
 from mri_unroll.io.content import check_size
-from mri_unroll.io.dicom.apart import Apart
+from mri_unroll.io.dicom.apart import PLUGINS, Apart
 from mri_unroll.io.dicom.files import Place, quietly, read_object
 from mri_unroll.io.dicom.series import Frame
 
-# Each syntax gets a decoder that fails with an error. GDCM, which is left for JPEG, may end the process: see `apart`.
-_PLUGINS = {
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
-    **dict.fromkeys((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"),
-}
 _APART = Apart()  # starts when it is needed
 _INSTALL = "Install decoders with `pip install 'mri-unroll[dicom]'`."
 
@@ -84,10 +67,10 @@ def _decoded(dataset: FileDataset, place: Place) -> NDArray:
             check_size(place.name, "the pixel data", size, len(dataset.get("PixelData") or b""))
             if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {e.keyword for e in dataset}:
                 raise CorruptScan(f"{place.name} holds no pixels.", "Export it again.")
-            if syntax in JPEGTransferSyntaxes and _has_decoder(syntax):
-                stack = _APART.decode(place.content())
+            if (syntax in JPEGTransferSyntaxes or syntax in PLUGINS) and _has_decoder(syntax):
+                stack = _APART.decode(place.content(), size)
             else:
-                dataset.pixel_array_options(decoding_plugin=_PLUGINS.get(syntax, ""))
+                dataset.pixel_array_options(decoding_plugin=PLUGINS.get(syntax, ""))
                 stack = dataset.pixel_array
         except InputError:
             raise
@@ -128,8 +111,8 @@ def _decoder(syntax: UID) -> str:
         available = get_decoder(syntax).available_plugins
     except NotImplementedError:
         return ""
-    if syntax in _PLUGINS:
-        return _PLUGINS[syntax] if _PLUGINS[syntax] in available else ""
+    if syntax in PLUGINS:
+        return PLUGINS[syntax] if PLUGINS[syntax] in available else ""
     return available[0] if available else ""
 
 

@@ -47,7 +47,7 @@ class ReconstructionConfig:
     overwrite: bool = False  # replace files that are there
     reg_weight: float | None = None  # of classical methods, > 0, for k-space scaled as they scale it; None: their own
     n_iterations: int | None = None  # of classical methods, >= 1; None: their own
-    effort: Effort = "normal"  # of networks; "fast": bfloat16 where the CPU has it; "best": mean of four passes
+    effort: Effort = "normal"  # of networks; "fast": 8 virtual coils, bfloat16 where the CPU has it; "best": 4 passes
     denoise: float = 0.0  # of networks, 0..1: share of the noise to remove; 0: as a fully sampled scan would show it
     like: str | None = None  # with format "dicom": a study of the same scan, for patient and place
     synthetic_geometry: bool = False  # with format "dicom": places may be made up, which the objects then say

@@ -80,7 +80,9 @@ def recon(
     ] = None,
     reg_weight: Annotated[float | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
     iterations: Annotated[int | None, typer.Option(help="Of a classical method.", show_default="its own")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Networks in bfloat16, where the CPU has it.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Networks at 8 virtual coils; in bfloat16, where the CPU has it.")
+    ] = False,
     best: Annotated[bool, typer.Option("--best", help="Mean of a network's four passes.")] = False,
     denoise: Annotated[
         float, typer.Option(help="Of a network: share of the noise to remove, 0 to 1.", metavar="SHARE")

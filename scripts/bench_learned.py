@@ -69,8 +69,10 @@ def main() -> None:
         scan = masked_scan(matrix, n_coils)
         shipped = [name for name in ("unrolled", "unrolled-small") if name in shipped_models()]
         best = make_reconstructor("unrolled", ReconstructionConfig(effort="best"))
+        fast = {n: make_reconstructor(n, ReconstructionConfig(effort="fast")) for n in shipped}
         candidates = [
             *(Candidate(f"{OURS} {n}", functools.partial(make_reconstructor(n).reconstruct, scan)) for n in shipped),
+            *(Candidate(f"{n}, --fast", functools.partial(r.reconstruct, scan)) for n, r in fast.items()),
             Candidate("unrolled, --best", functools.partial(best.reconstruct, scan)),
             *(Candidate(n, functools.partial(variational, m, scan)) for n, m in varnets(cascades).items()),
         ]

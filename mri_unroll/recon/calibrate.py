@@ -27,6 +27,7 @@ from mri_unroll.physics.sampling import detect_acs
 from mri_unroll.physics.sense import SenseOperator
 
 MAX_COILS = 12  # more are compressed to as many virtual coils; keeps the cost of a slice bounded
+FAST_COILS = 8  # the same, where speed counts
 MIN_ACS = 4  # calibration lines below which ESPIRiT has no patches to learn from
 ACS_LIMIT = 24  # calibration beyond this many lines sharpens nothing and costs time
 KERNEL_WIDTHS = {2: 6, 3: 4}  # of ESPIRiT by dimension: in 3-D the cost grows with the ninth power
@@ -79,7 +80,12 @@ def strength_features(noise_level: float, sampled_fraction: float) -> Tensor:
 
 
 def calibrate_slice(
-    kspace: Tensor, mask: Tensor, *, scale: float | None = None, noise: float | None = None
+    kspace: Tensor,
+    mask: Tensor,
+    *,
+    scale: float | None = None,
+    noise: float | None = None,
+    max_coils: int = MAX_COILS,
 ) -> CalibratedSlice:
     """Estimate coil maps, scale and noise of one slice, or of one volume, from what was measured.
 
@@ -92,11 +98,13 @@ def calibrate_slice(
     scale, noise
         Brightness and noise per sample of the volume that the slice belongs to, in the units of ``kspace``; None:
         estimated from the slice itself.
+    max_coils
+        More are compressed to as many virtual coils.
     """
     shape = tuple(kspace.shape[1:])
     kspace, magnitude = near_one(torch.where(mask, kspace, 0))
     noise_power, n_coils = corner_noise_power(kspace, mask), kspace.shape[0]
-    kspace = compressed(kspace)
+    kspace = compressed(kspace, max_coils)
     sides = dense_sides(mask)
     reliable = min(sides) >= MIN_ACS
     calibration = kspace[:, *middle(shape, sides if reliable else [FALLBACK] * len(shape))]
@@ -128,11 +136,11 @@ def near_one(kspace: Tensor) -> tuple[Tensor, float]:
     return kspace / magnitude, magnitude
 
 
-def compressed(kspace: Tensor) -> Tensor:
-    """At most `MAX_COILS` virtual coils of ``(coil, ...)``."""
-    if kspace.shape[0] <= MAX_COILS:
+def compressed(kspace: Tensor, max_coils: int) -> Tensor:
+    """At most ``max_coils`` virtual coils of ``(coil, ...)``."""
+    if kspace.shape[0] <= max_coils:
         return kspace
-    return torch.tensordot(compression_matrix(kspace, MAX_COILS), kspace, dims=1)
+    return torch.tensordot(compression_matrix(kspace, max_coils), kspace, dims=1)
 
 
 def few_samples(n_lines: int, n_coils: int) -> tuple[str, ...]:

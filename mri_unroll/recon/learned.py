@@ -90,7 +90,7 @@ def as_fully_sampled(problem: Problem, image: Tensor, op: LinearOperator, noise_
         return image.abs()
     missing = centred_ifft(problem.kspace - op.forward(image))
     coils = torch.addcmul(noise_kept * missing, op.sens_maps, image.unsqueeze(-3))
-    power = coils.abs().square().sum(-3)
+    power = torch.view_as_real(coils).square().sum((-4, -1))  # coil, part: without the roots of `abs`
     return (power + noise_kept**2 * problem.unmeasured_noise).sqrt()
 
 

@@ -25,6 +25,7 @@ from mri_unroll.physics.trajectory import density_compensation
 from mri_unroll.recon.calibrate import (
     ACS_LIMIT,
     FALLBACK,
+    MAX_COILS,
     MIN_ACS,
     CalibratedProblem,
     coil_maps,
@@ -103,7 +104,9 @@ def _dense_side(points: NDArray[np.float32], shape: tuple[int, ...]) -> int:
     return ACS_LIMIT if holes.size == 0 else max(0, math.ceil(2 * float(holes.min())) - 1)
 
 
-def calibrate_samples(kspace: Tensor, trajectory: SampledTrajectory) -> CalibratedProblem[NufftOperator]:
+def calibrate_samples(
+    kspace: Tensor, trajectory: SampledTrajectory, *, max_coils: int = MAX_COILS
+) -> CalibratedProblem[NufftOperator]:
     """Estimate coil maps, scale and noise from samples that lie on no grid, in two or three dimensions.
 
     The calibration block on the grid is the least-squares fit to the central samples; from there on all is as in
@@ -115,9 +118,11 @@ def calibrate_samples(kspace: Tensor, trajectory: SampledTrajectory) -> Calibrat
         Complex ``(coil, sample)``, any units.
     trajectory
         Where the samples lie.
+    max_coils
+        More are compressed to as many virtual coils.
     """
     kspace, magnitude = near_one(kspace)
-    kspace = compressed(kspace)
+    kspace = compressed(kspace, max_coils)
     reliable = trajectory.dense_side >= MIN_ACS
     calibration = calibration_block(kspace, trajectory, trajectory.dense_side if reliable else FALLBACK)
     sens_maps, scale = coil_maps(calibration, trajectory.shape, reliable)

@@ -25,6 +25,7 @@ from mri_unroll.physics.sampling import varies_along
 from mri_unroll.recon.calibrate import (
     ACS_LIMIT,
     FALLBACK,
+    MAX_COILS,
     Problem,
     brightness,
     calibrate_slice,
@@ -69,11 +70,11 @@ class Part:
             self.noise,
         )
 
-    def calibrated(self) -> Problem:
-        """The forward problem, with coil maps, scale and noise."""
+    def calibrated(self, max_coils: int = MAX_COILS) -> Problem:
+        """The forward problem, with coil maps, scale and noise; of at most ``max_coils`` virtual coils."""
         if isinstance(self.sampling, SampledTrajectory):
-            return calibrate_samples(self.kspace, self.sampling)
-        return calibrate_slice(self.kspace, self.sampling, scale=self.scale, noise=self.noise)
+            return calibrate_samples(self.kspace, self.sampling, max_coils=max_coils)
+        return calibrate_slice(self.kspace, self.sampling, scale=self.scale, noise=self.noise, max_coils=max_coils)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

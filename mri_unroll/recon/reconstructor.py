@@ -18,6 +18,7 @@ from mri_unroll.nets import model
 from mri_unroll.nets.imported import is_imported
 from mri_unroll.nets.weights import named_as_part
 from mri_unroll.recon import learned, peers
+from mri_unroll.recon.calibrate import FAST_COILS, MAX_COILS
 from mri_unroll.recon.imported import make_imported
 from mri_unroll.recon.methods import CLASSICAL, NOTHING_TO_SET, PEERS, SUMMARIES, ClassicalMethod, function
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
@@ -172,6 +173,7 @@ def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.
         parameters=dataclasses.asdict(model_config) | settings | ({"denoise": config.denoise} if knows_noise else {}),
         weights_digest=model.digest(path),
         planar=True,
+        max_coils=FAST_COILS if config.effort == "fast" else MAX_COILS,
         magnitude=functools.partial(learned.as_fully_sampled, noise_kept=noise_kept or 0.0),
     )
 

@@ -20,7 +20,7 @@ from mri_unroll.nets.refinement import RefinedSolution
 from mri_unroll.physics.fourier import engine_name
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.physics.nufft_engine import default_engine
-from mri_unroll.recon.calibrate import Problem
+from mri_unroll.recon.calibrate import MAX_COILS, Problem
 from mri_unroll.recon.parts import Part, Parts, take_apart
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
@@ -62,6 +62,8 @@ class SlicewiseReconstructor:
         Of a learned method.
     planar
         It works on planes only.
+    max_coils
+        More are compressed to as many virtual coils.
     magnitude
         From a solved problem, its complex picture and the operator with the maps that were used, to what is shown.
     witness
@@ -74,6 +76,7 @@ class SlicewiseReconstructor:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     weights_digest: str | None = None
     planar: bool = False
+    max_coils: int = MAX_COILS
     magnitude: Magnitude = plain_magnitude
     witness: Witness | None = None
 
@@ -95,7 +98,7 @@ class SlicewiseReconstructor:
             )
 
         def reconstruct_part(part: Part) -> PartResult:
-            problem = part.calibrated()
+            problem = part.calibrated(self.max_coils)
             solution = self.solve(problem)
             op = solution.op if isinstance(solution, RefinedSolution) else problem.op
             seen = None if self.witness is None else self.witness(problem, solution.value, op)
@@ -172,7 +175,7 @@ def run_parts(
         errors.append(None if result.predicted_error is None else parts.cropped(result.predicted_error))
         evidence += [result.evidence] if result.evidence else []
         warnings |= dict.fromkeys(result.warnings)
-        energy = float(torch.linalg.vector_norm(part.kspace, dtype=torch.complex128)) ** 2
+        energy = float(torch.linalg.vector_norm(torch.view_as_real(part.kspace), dtype=torch.float64)) ** 2
         seconds, started = time.perf_counter() - started, time.perf_counter()
         entries.append(_Entry(result.status, result.n_iterations, result.data_residual, energy, result.scale, seconds))
         progress(index + 1, parts.count)

@@ -17,7 +17,7 @@ from mri_unroll.errors import ModelError
 from mri_unroll.io.atomic import atomic_path
 from mri_unroll.trust.evidence import CHANNELS
 
-FORMAT = "mri_unroll trust 2"
+FORMAT = "mri_unroll trust 3"
 _FAR = 5.0  # standard deviations beyond which a feature says no more
 _FAR_SQUARE = 9.0  # the same for squares
 _DARK = 1e-3  # of pictures, below which differences do not matter; bright tissue is near 1
@@ -114,7 +114,7 @@ class Heads:
     usual: Tensor  # (term, fault), of faultless scans by `mri_unroll.trust.context.terms`
     log_usual_spread: Tensor  # (term, fault), of how far they are from that
     limits: Tensor  # (2, fault): scores above which a check says look, and do not use
-    error_scores: Tensor  # (scan,), |log NMSE - mean| / spread of the calibration, ascending
+    error_scores: Tensor  # (scan,), (log NMSE - mean) / spread of the calibration, ascending
     place_scores: Tensor  # (level,), true error over the map at pixels of the calibration, ascending
     about: dict[str, Any]  # method, digest of its weights, how it was made
 

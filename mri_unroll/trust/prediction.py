@@ -50,9 +50,10 @@ def log_errors(features: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
 def predict(evidence: Sequence[Evidence], heads: Heads, coverage: float = DEFAULT_COVERAGE) -> Prediction:
     r"""Predict the error of a volume from the evidence of its parts.
 
-    The error of each part is log-normal, :math:`\log e_s \sim (\mu_s, \varsigma_s)`, weighted by its energy. The
-    interval is :math:`e\,\exp(\pm q\varsigma)`: of the people in the calibration, on whom neither the network nor its
-    heads were trained, a share ``coverage`` lies inside (split conformal prediction with normalised residuals).
+    The error of each part is log-normal, :math:`\log e_s \sim (\mu_s, \varsigma_s)`, weighted by its energy. What is
+    told is :math:`e\,\exp(q\varsigma)` with three quantiles ``q`` of :math:`(\log e - \mu)/\varsigma` over people on
+    whom neither the network nor its heads were trained: the median, and those that leave out half of the rest on either
+    side (split conformal prediction with normalised residuals, one score for each side).
 
     Notes
     -----
@@ -65,8 +66,8 @@ def predict(evidence: Sequence[Evidence], heads: Heads, coverage: float = DEFAUL
     weights = weights / weights.sum()
     error = float((weights * means.double().exp()).sum())
     spread = float((weights * spreads.double()).sum())
-    factor = math.exp(quantile(heads.error_scores, coverage) * spread)
-    return Prediction(error, error / factor, error * factor, coverage)
+    low, middle, high = (error * math.exp(deviation * spread) for deviation in deviations(heads.error_scores, coverage))
+    return Prediction(middle, low, high, coverage)
 
 
 def error_map(pictures: Tensor, features: Tensor, heads: Heads, coverage: float = DEFAULT_COVERAGE) -> Tensor:
@@ -87,6 +88,12 @@ def numbers(features: Tensor, heads: Heads) -> Tensor:
     """What the error map is told of the whole part, ``(n, 2)``: predicted log error, and noise."""
     means, _ = log_errors(features, heads)
     return torch.stack([means / 2, features[:, heads.names.index("noise")]], dim=-1)
+
+
+def deviations(scores: Tensor, coverage: float) -> tuple[float, float, float]:
+    """Between which two a new score lies with probability ``coverage``, as often below as above, and their median."""
+    share = (1 + coverage) / 2
+    return -quantile(-scores.flip(0), share), float(scores.median()), quantile(scores, share)
 
 
 def quantile(scores: Tensor, coverage: float) -> float:

@@ -211,7 +211,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         return ((values - mean) / spread).clamp(-5, 5).nan_to_num(0.0)
 
     def from_all(people: str, fault: str, methods: Sequence[str] = (method, *others)) -> Collected:
-        known = [(where, name) for where in (folder, plain) for name in methods if where is not None]
+        known = [(where, name) for where in (folder, plain) for name in dict.fromkeys(methods) if where is not None]
         parts = [load(where, name, people, fault, False) for where, name in known if has(where, name, people, fault)]
         return joined(parts, train.names)
 
@@ -260,7 +260,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
     heads = dataclasses.replace(heads, places=fit_places(train, told))
     with torch.inference_mode():
         means, spreads = log_errors(heads.standard(calibration.named()), heads)
-        residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means).abs() / spreads
+        residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means) / spreads
         clean = fault_scores(heads.standard(limiting.named()), heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
         limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)]).cummax(0).values

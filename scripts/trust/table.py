@@ -32,7 +32,7 @@ from mri_unroll.trust.acquisition import NOISE_LIMIT
 from mri_unroll.trust.checks import ADVISORY, FALSE_ALARMS, fault_scores
 from mri_unroll.trust.heads import Heads
 from mri_unroll.trust.noise import noise_over_announced
-from mri_unroll.trust.prediction import log_errors, numbers, quantile
+from mri_unroll.trust.prediction import deviations, log_errors, numbers, quantile
 from mri_unroll.trust.witness import SUFFIX
 
 matplotlib.use("Agg")
@@ -50,9 +50,11 @@ def errors(test: Collected, heads: Heads) -> Iterator[str]:
     """Lines of the table of predicted and true error."""
     with torch.inference_mode():
         means, spreads = log_errors(heads.standard(test.named()), heads)
-    predicted, truth = means.numpy(), np.log(test.nmse + FLOOR)
-    inside = np.abs(truth - predicted) <= quantile(heads.error_scores, 0.9) * spreads.numpy()
-    factor = np.exp(quantile(heads.error_scores, 0.9) * spreads.numpy())
+    low, middle, high = deviations(heads.error_scores, 0.9)
+    predicted, truth = (means + middle * spreads).numpy(), np.log(test.nmse + FLOOR)
+    score = (truth - means.numpy()) / spreads.numpy()
+    inside = (low <= score) & (score <= high)
+    factor = np.exp((high - low) / 2 * spreads.numpy())
     acceleration = np.exp(-test.features[:, test.names.index("fraction")])
     yield (
         "| acceleration | scans | correlation of log NMSE | median error of prediction | inside the 90 % interval "

@@ -136,6 +136,16 @@ def test_progress_is_told_until_the_end(client: Client, scan: Path) -> None:
     assert [event["job"] for event in events] == [job] * len(events)
 
 
+def test_jobs_do_not_spin_while_they_wait(service: Running, client: Client, scan: Path) -> None:
+    """Where another program has one of the cores, spinning threads make a job ten times slower."""
+    client.ended(client.submit(client.upload(scan), method="zero-filled"))
+    tasks = service.children("task")
+    assert tasks
+    for task in tasks:
+        environment = Path(f"/proc/{task}/environ").read_bytes().split(b"\0")
+        assert b"OMP_WAIT_POLICY=passive" in environment
+
+
 def test_the_same_key_is_the_same_job(client: Client, scan: Path) -> None:
     upload = client.upload(scan)
     first = client.submit(upload, key="once", method="zero-filled")

@@ -96,8 +96,11 @@ class Worker:
         return self._runner.is_ready()
 
     def _start(self) -> Runner:
-        threads = str(self._settings.threads) if self._settings.threads else None
-        return Runner({"OMP_NUM_THREADS": threads} if threads else None)
+        # Threads that spin while they wait make a job ten times slower where another program has one of the cores.
+        environment = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+        if self._settings.threads:
+            environment["OMP_NUM_THREADS"] = str(self._settings.threads)
+        return Runner(environment)
 
     def _work(self, job: Job) -> None:
         _log.info("job begins", extra={"job": job.id, "attempt": job.attempts, "relief": job.relief})

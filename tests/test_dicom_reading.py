@@ -438,6 +438,19 @@ def test_a_codestream_larger_than_its_header_takes_no_memory(tmp_path: Path) -> 
     assert peak_kb < 300_000
 
 
+def test_a_large_object_may_follow_a_small_one(tmp_path: Path) -> None:
+    """What bounds the memory for one does not bind the next."""
+    made = Made(count=1, shape=(32, 40))
+    (plain,) = save(objects(made), tmp_path / "plain")
+    path = packed(plain, tmp_path / "packed", "JPEGLSLossless")
+    small, large = path.read_bytes(), pydicom.dcmread(path)
+    large.add_new(0x00091001, "OB", bytes(300 * 2**20))
+    large.save_as(tmp_path / "large")
+    apart = Apart()
+    for content in (small, (tmp_path / "large").read_bytes()):
+        np.testing.assert_array_equal(apart.decode(content, 2560), made.pixels()[0])
+
+
 def test_names_tell_nothing(tmp_path: Path) -> None:
     write_series(tmp_path, axes=AXIAL, changes={"SeriesDescription": "CANARYDESCRIPTION"})
     study = find_series(tmp_path)

@@ -39,6 +39,7 @@ PLUGINS = {
 }
 
 _LENGTH = struct.Struct("<Q")
+_QUESTION = struct.Struct("<QQ")  # bytes of pixels, length
 _START = 60.0  # seconds until the child is ready
 _PATIENCE, _PER_BYTE = 5.0, 1e-6  # seconds for one object, and for each byte of its pixels: a twentieth of usual speed
 _MEMORY, _COPIES = 1 << 28, 8  # bytes for one object, and how many times its pixels may be held beside them
@@ -63,8 +64,7 @@ class Apart:
             if self._child is None:
                 self._child = self._start()
                 self._asked(b"", _START)
-            question = _LENGTH.pack(n_bytes) + _LENGTH.pack(len(content)) + content
-            answer = self._asked(question, _PATIENCE + _PER_BYTE * n_bytes)
+            answer = self._asked(_QUESTION.pack(n_bytes, len(content)) + content, _PATIENCE + _PER_BYTE * n_bytes)
         if not answer:
             raise ValueError("The decoder could not decode it.")
         values: NDArray = np.load(io.BytesIO(answer), allow_pickle=False)
@@ -128,10 +128,12 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 def _serve() -> None:
     """Decode until the parent closes the pipe."""
     _answer(b"")
-    while (head := sys.stdin.buffer.read(_LENGTH.size)) and (content := _read(sys.stdin.buffer)) is not None:
+    while len(head := sys.stdin.buffer.read(_QUESTION.size)) == _QUESTION.size:
+        n_bytes, length = _QUESTION.unpack(head)
+        _limit_memory(_COPIES * n_bytes + 4 * length)  # before the object is read, which has its share
+        content = sys.stdin.buffer.read(length)
         answer = io.BytesIO()
         try:
-            _limit_memory(*_LENGTH.unpack(head))
             dataset = pydicom.dcmread(io.BytesIO(content), force=True)
             dataset.pixel_array_options(decoding_plugin=PLUGINS.get(dataset.file_meta.TransferSyntaxUID, ""))
             np.save(answer, dataset.pixel_array, allow_pickle=False)
@@ -147,14 +149,14 @@ def _answer(content: bytes) -> None:
 
 
 def _limit_memory(n_bytes: int) -> None:
-    """Let this process take what ``n_bytes`` of pixels may need beyond what it holds; Linux only."""
+    """Let this process take ``n_bytes``, and some, beyond what it holds; Linux only."""
     if sys.platform != "linux":
         return
     import resource
 
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    allowed = held + _MEMORY + _COPIES * n_bytes
+    allowed = held + _MEMORY + n_bytes
     resource.setrlimit(resource.RLIMIT_AS, (allowed if hard == resource.RLIM_INFINITY else min(allowed, hard), hard))
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from mri_unroll.errors import ShapeError
 from mri_unroll.physics.bridge import apply_linear, is_tracked
 from mri_unroll.physics.fourier import centring_phases, conjugate_filter, consume, fft, ifft
+from mri_unroll.physics.fused import fused_normal
 from mri_unroll.physics.linop import LinearOperator
-from mri_unroll.physics.pruned import pruned_filter
 
 # Bytes of coil pictures worked on at a time: what stays in a core's cache; on a GPU, what keeps it busy.
 _BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
@@ -26,9 +26,9 @@ class SenseOperator(LinearOperator):
 
     No data is ever shifted: the phases that centre the transform multiply the picture and k-space, and in
     :math:`A^H A` they cancel. There, too, the transform cancels along every axis on which the mask does not depend: a
-    mask of phase-encoding lines leaves one 1-D FFT pair per coil. Coils are worked on one after the other, in blocks of
-    lines that fit a core's cache (several coils together where pictures are small), and added up as they come, so that
-    a normal application needs its result and two blocks, the one that a transform reads and the one that it writes.
+    mask of phase-encoding lines leaves one 1-D FFT pair per coil. On CPU and in single precision `fused` does all of
+    that in the processor's cache. Else coils are worked on one after the other (several together where pictures are
+    small, or on a GPU) and added up as they come, so that an application needs its result and two coil pictures.
 
     Parameters
     ----------
@@ -88,8 +88,8 @@ class SenseOperator(LinearOperator):
                 self._normal_axes += (axis,)
         # M is applied as M^2 to hold the identity for weights other than 0 and 1; zero frequency goes to index 0.
         self._response = torch.fft.ifftshift(mask * mask, dim=self._normal_axes) if self._normal_axes else mask * mask
-        self._pruned = pruned_filter(self._response, self._normal_axes, sens_maps.dtype)
-        self._maps = sens_maps.detach() if soft else sens_maps.detach().unsqueeze(-ndim - 2)
+        self._fused = fused_normal(self._response, self._normal_axes, tuple(spatial), sens_maps.dtype)
+        self._maps = self._as_sets(sens_maps)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -138,8 +138,7 @@ class SenseOperator(LinearOperator):
         if is_tracked(self.sens_maps, image, adjoint_kspace):
             return self.normal(image) - adjoint_kspace
         self._check(image)
-        image = self._expand(image)
-        return self._accumulate_normal(image, (-adjoint_kspace.conj()).expand(image.shape).contiguous())
+        return self._add_normal(self._expand(image), -adjoint_kspace)
 
     def coil_images(self, kspace: Tensor) -> Tensor:
         """``F^H M y``, the zero-filled picture of each coil; the adjoint combines them with the maps."""
@@ -155,7 +154,7 @@ class SenseOperator(LinearOperator):
         """The same acquisition through other maps of the same shape."""
         other = copy.copy(self)
         other.sens_maps = sens_maps
-        other._maps = sens_maps.detach() if self.soft else sens_maps.detach().unsqueeze(-self._ndim - 2)
+        other._maps = self._as_sets(sens_maps)
         return other
 
     def reversed(self, axes: tuple[int, ...]) -> SenseOperator:
@@ -191,36 +190,23 @@ class SenseOperator(LinearOperator):
         shape = self.image_shape[len(self._batch) :]
         return image.expand(*torch.broadcast_shapes(image.shape[: -len(shape)], self._batch), *shape)
 
+    def _as_sets(self, sens_maps: Tensor) -> Tensor:
+        maps = sens_maps.detach().resolve_conj()
+        return maps if self.soft else maps.unsqueeze(-self._ndim - 2)
+
     # Below: no autograd. Pictures are (*batch, set, ...) inside, with one set where there are no several.
 
-    def _blocks(self, n_lines: int) -> Iterator[tuple[int | slice, slice]]:
-        """Yield coils and lines to work on at a time; the one place where looped and batched forms are chosen.
-
-        A coil is an index where coils are taken one by one, and a slice of coils where several are taken together.
-        """
+    def _blocks(self) -> Iterator[int | slice]:
+        """Yield the coils to work on at a time: one, or several, as a slice, where pictures are small, or on a GPU."""
         n_coils, *spatial = self._maps.shape[-self._ndim - 1 :]
         picture_bytes = math.prod(spatial) * self._maps.element_size()
-        budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
         if picture_bytes > _SMALL_PICTURE and self._maps.device.type == "cpu":
-            lines = max(1, min(n_lines, budget * n_lines // picture_bytes))
-            for coil in range(n_coils):
-                for line in range(0, n_lines, lines):
-                    yield coil, slice(line, line + lines)
+            yield from range(n_coils)
         else:
+            budget = _BLOCK_BYTES.get(self._maps.device.type, _BLOCK_BYTES["cpu"])
             coils = max(1, min(n_coils, budget // picture_bytes))
             for first in range(0, n_coils, coils):
-                yield slice(first, first + coils), slice(None)
-
-    def _as_lines(self, pictures: Tensor) -> Tensor:
-        """View of ``(..., [z,] y, x)`` as ``(..., line, *rest)``: lines that `normal` does not couple, one if it does.
-
-        A block can be any part of them. Axes to transform stay where they are, but (-3, -1) become (-2, -1).
-        """
-        if self._normal_axes in ((), (-1,)):
-            return pictures.flatten(-self._ndim, -2)
-        if self._ndim == 3 and self._normal_axes in ((-3, -1), (-2, -1)):
-            return pictures.movedim(-2, -3) if self._normal_axes == (-3, -1) else pictures
-        return pictures.unsqueeze(-self._ndim - 1)
+                yield slice(first, first + coils)
 
     def _problems(self, batch: torch.Size) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Yield index and maps, ``(set, coil, ...)``, of every problem in the batch."""
@@ -233,27 +219,28 @@ class SenseOperator(LinearOperator):
         return factor.expand(*batch, *factor.shape[-self._ndim - 1 :])
 
     def _normal(self, image: Tensor) -> Tensor:
-        return self._accumulate_normal(image, torch.zeros_like(image, memory_format=torch.contiguous_format))
+        return self._add_normal(image, image.new_zeros(()))
 
-    def _accumulate_normal(self, image: Tensor, conj: Tensor) -> Tensor:
-        """``A^H A x`` added to the conjugate of ``conj``, whose memory becomes the result."""
-        x = image if self.soft else image.unsqueeze(-self._ndim - 1)
-        total = conj if self.soft else conj.unsqueeze(-self._ndim - 1)
+    def _add_normal(self, image: Tensor, start: Tensor) -> Tensor:
+        """``A^H A x`` added to ``start``."""
+        total = start.resolve_conj().expand(image.shape).clone(memory_format=torch.contiguous_format)
+        image = image.resolve_conj().contiguous()
+        x, sums = (t if self.soft else t.unsqueeze(-self._ndim - 1) for t in (image, total))
         batch = x.shape[: -self._ndim - 1]
-        response = self._as_lines(self._per_problem(self._response, batch))
-        axes = (-2, -1) if self._normal_axes == (-3, -1) else self._normal_axes
-        for index, maps in self._problems(batch):
-            set_maps, sources, totals = (self._as_lines(t).unbind() for t in (maps, x[index], total[index]))
-            filtered = self._pruned or conjugate_filter(sources[0], axes, response[index][0])
-            for coils, lines in self._blocks(sources[0].shape[0]):
-                blocks = [maps[coils, lines] for maps in set_maps]
+        maps = self._maps.expand(*batch, *self._maps.shape[-self._ndim - 2 :])
+        if self._fused is not None and image.dtype == self._maps.dtype and maps[(0,) * len(batch)].is_contiguous():
+            self._fused.add_to(sums, x, maps)
+            return total
+        total.conj_physical_()  # the sum is of conjugates
+        response = self._per_problem(self._response, batch)
+        for index in np.ndindex(*batch):
+            set_maps, sources, totals = maps[index].unbind(), x[index].unbind(), sums[index].unbind()
+            filtered = conjugate_filter(sources[0], self._normal_axes, response[index][0])
+            for coils in self._blocks():
+                blocks = [maps[coils] for maps in set_maps]
                 # Nested, so that no name holds on to a workspace longer than it is needed.
-                _add_coils(
-                    [part[lines] for part in totals],
-                    filtered(_combine(blocks, [source[lines] for source in sources])),
-                    blocks,
-                )
-        return conj.conj_physical_()
+                _add_coils(totals, filtered(_combine(blocks, sources)), blocks)
+        return total.conj_physical_()
 
     def _forward(self, image: Tensor) -> Tensor:
         x = image if self.soft else image.unsqueeze(-self._ndim - 1)
@@ -262,7 +249,7 @@ class SenseOperator(LinearOperator):
         weights = self._per_problem(self._post_mask, batch)
         for index, maps in self._problems(batch):
             set_maps, sources, target = maps.unbind(), (x[index] * self._pre).unbind(), kspace[index]
-            for coils, _ in self._blocks(1):
+            for coils in self._blocks():
                 spectra = consume(_combine([maps[coils] for maps in set_maps], sources), self._axes)
                 torch.mul(spectra, weights[index][0], out=target[coils])
         return kspace
@@ -273,7 +260,7 @@ class SenseOperator(LinearOperator):
         weights = self._per_problem(self._post_mask.conj().resolve_conj(), batch)
         for index, maps in self._problems(batch):
             set_maps, totals, source = maps.unbind(), conj[index].unbind(), kspace[index]
-            for coils, _ in self._blocks(1):
+            for coils in self._blocks():
                 _add_coils(
                     totals,
                     consume((source[coils] * weights[index][0]).conj_physical_(), self._axes),

@@ -124,14 +124,14 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
     """Threads do not survive a fork, and work handed to them would wait for ever."""
     code = """
 import os, warnings, torch
-from mri_unroll.physics import SenseOperator, fused
+from mri_unroll.physics import SenseOperator, compiled, fused
 warnings.simplefilter("ignore")  # newer Pythons warn of every fork beside threads
 fused._THREADED_BYTES = 0
 torch.set_num_threads(2)
 op = SenseOperator(torch.randn(4, 30, 20, dtype=torch.complex64), torch.rand(1, 20) < 0.5)
 image = torch.randn(30, 20, dtype=torch.complex64)
 before = op.normal(image).numpy()
-assert fused._pools
+assert compiled._pools
 child = os.fork()
 if child == 0:
     os._exit(0 if (op.normal(image).numpy() == before).all() else 1)

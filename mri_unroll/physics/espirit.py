@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mri_unroll.errors import ShapeError
+from mri_unroll.physics.compiled import aligned, in_threads, numbers
+from mri_unroll.physics.espirit_kernels import leading_vectors
 from mri_unroll.physics.fourier import harmonics
+from mri_unroll.physics.lanes import LANE_ORDER, N_LANES
+from mri_unroll.physics.tile_fft import WIDTH
 
 _BLOCK = {"cpu": 2**20, "cuda": 2**26}  # entries of pixel matrices at a time: on a CPU they stay in cache
-_N_PRODUCTS = 4  # with G, of a pixel that begins at its neighbour's vector
-_SETTLED = (0.001, 0.002)  # relative residual of an eigenvector up to which that is enough, and from which it is not
-_EMPTY = (0.25, 0.3)  # eigenvalue up to which there is nothing to explain, and from which there is
+_MOST_COILS = 32  # up to which whole matrices are squared, of a single set
 
 
 def espirit_maps(
@@ -26,7 +29,6 @@ def espirit_maps(
     threshold: float = 0.02,
     n_sets: int = 1,
     n_iterations: int = 1,
-    grid: int = 1,
 ) -> tuple[Tensor, Tensor]:
     r"""Coil sensitivities from fully sampled calibration lines (ESPIRiT).
 
@@ -54,9 +56,6 @@ def espirit_maps(
     n_iterations
         Subspace iterations for the eigenvectors, each of four products with ``G`` and a Rayleigh-Ritz step. More than
         one serves only data without structure.
-    grid
-        Distance of the pixels that are solved in full. Those between begin at the vector of the nearest one, are
-        multiplied by ``G`` four times, and solved in full after all where that has not settled them, but for air.
 
     Returns
     -------
@@ -71,8 +70,7 @@ def espirit_maps(
     Raises
     ------
     ShapeError
-        If the calibration region and ``shape`` differ in dimensions, there are fewer coils than sets, or several sets
-        are sought on a grid.
+        If the calibration region and ``shape`` differ in dimensions, or there are fewer coils than sets.
 
     Notes
     -----
@@ -90,25 +88,20 @@ def espirit_maps(
         )
     if not 1 <= n_sets <= n_coils:
         raise ShapeError(f"Expected between 1 and {n_coils} sets of maps from {n_coils} coils, got {n_sets}.")
-    if grid < 1 or (grid > 1 and n_sets > 1):
-        raise ShapeError(f"Expected a grid of 1, or more for a single set of maps, got {grid} and {n_sets} sets.")
     lags = _projector_lags(calibration, kernel_width, threshold)
     flat = calibration.flatten(1)
     virtual = torch.linalg.eigh(flat @ flat.mH).eigenvectors.flip(-1)  # columns by falling energy
-    start = virtual[:, : n_sets + 3].contiguous()
-    maps = calibration.new_empty(*shape, n_coils, n_sets)
-    eigenvalue = calibration.real.new_empty(*shape, n_sets)
-    if ndim == 2:
-        _solve_plane(lags, start, n_iterations, grid, maps, eigenvalue)
-    else:
+    planes: Sequence[Tensor] = [lags]
+    if ndim == 3:
         along_z = harmonics(shape[0], lags.shape[0], lags)
-        for z in range(shape[0]):
-            plane = torch.tensordot(along_z[z], lags, dims=1)
-            _solve_plane(plane, start, n_iterations, grid, maps[z], eigenvalue[z])
-    reference = torch.einsum("...cs,cs->...s", maps, virtual[:, :n_sets].conj())
-    maps *= _phase(reference.conj()).unsqueeze(-2)
-    maps = maps.movedim((-1, -2), (0, 1)).contiguous()
-    eigenvalue = eigenvalue.movedim(-1, 0).contiguous()
+        planes = [torch.tensordot(wave, lags, dims=1) for wave in along_z]
+    if n_sets == 1 and n_coils <= _MOST_COILS and lags.device.type == "cpu" and lags.dtype == torch.complex64:
+        solved = [_compiled_plane(plane, virtual[:, 0], shape[-2:]) for plane in planes]
+    else:
+        solved = [_solve_plane(plane, virtual, n_sets, n_iterations, shape[-2:]) for plane in planes]
+    maps, eigenvalue = (torch.stack(parts, dim=-3) for parts in zip(*solved, strict=True))
+    if ndim == 2:
+        maps, eigenvalue = maps.squeeze(-3), eigenvalue.squeeze(-3)
     return (maps, eigenvalue) if n_sets > 1 else (maps[0], eigenvalue[0])
 
 
@@ -165,35 +158,45 @@ def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _solve_plane(lags: Tensor, start: Tensor, n_iterations: int, grid: int, maps: Tensor, eigenvalue: Tensor) -> None:
-    """Leading eigenvectors of ``G`` in one plane, written to ``(y, x, coil, set)`` and ``(y, x, set)``."""
-    waves = [harmonics(n, n_lags, lags) for n, n_lags in zip(maps.shape[:2], lags.shape[:2], strict=True)]
-    if grid == 1:
-        _solve_pixels(lags, waves, start, n_iterations, maps, eigenvalue)
-        return
-    places = [torch.arange(min(grid // 2, n - 1), n, grid, device=maps.device) for n in maps.shape[:2]]
-    sparse = maps.new_empty(*map(len, places), *maps.shape[2:])
-    few = [wave[place] for wave, place in zip(waves, places, strict=True)]
-    _solve_pixels(lags, few, start, n_iterations, sparse, eigenvalue.new_empty(*sparse.shape[:2], 1))
-    rows, columns = (
-        torch.div(torch.arange(n, device=maps.device), grid, rounding_mode="floor").clamp_max(len(place) - 1)
-        for n, place in zip(maps.shape[:2], places, strict=True)
-    )
-    for block, matrix in _pixel_matrices(lags, waves):
-        near = sparse[rows[block]][:, columns].reshape(*matrix.shape[:2], 1)
-        vectors, values = _settled(matrix, near, start, n_iterations)
-        maps[block] = vectors.reshape(-1, *maps.shape[1:])
-        eigenvalue[block] = values.reshape(-1, *eigenvalue.shape[1:])
+def _compiled_plane(lags: Tensor, reference: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Maps ``(1, coil, y, x)`` and values ``(1, y, x)`` of one plane, by `leading_vectors`."""
+    n_coils, (n_rows, n_columns) = lags.shape[-1], shape
+    n = n_coils + n_coils % 2
+    along_y, along_x = (harmonics(size, n_lags, lags) for size, n_lags in zip(shape, lags.shape[:2], strict=True))
+    below = torch.tril_indices(n, n)
+    lags = functional.pad(lags, (0, n - n_coils) * 2)[..., below[0], below[1]]
+    along_x = functional.pad(along_x, (0, 0, 0, -n_columns % N_LANES))
+    columns = torch.einsum("xq,pqi->xpi", along_x, lags).unflatten(0, (-1, N_LANES))[:, LANE_ORDER, :, :]
+    split = torch.view_as_real(columns).permute(0, 2, 3, 4, 1)  # (block, lag, entry, part, lane)
+    maps = lags.new_empty(n_coils, n_rows, n_columns)
+    values = lags.new_empty(n_rows, n_columns)
+    arrays = [numbers(tensor) for tensor in (along_y, reference.contiguous(), maps, values)]
+    n_blocks, n_threads = len(split), torch.get_num_threads()
+
+    def solve(part: int) -> None:
+        work = aligned((3 * n * n + n + 2) * WIDTH)
+        blocks = part * n_blocks // n_threads, (part + 1) * n_blocks // n_threads
+        leading_vectors(split_lags, *arrays[:2], n, *arrays[2:], n_columns, blocks, work)
+
+    split_lags = split.reshape(-1).numpy()
+    in_threads(solve, range(n_threads), n_threads)
+    return maps[None], values.real[None]
 
 
-def _solve_pixels(
-    lags: Tensor, waves: Sequence[Tensor], start: Tensor, n_iterations: int, maps: Tensor, eigenvalue: Tensor
-) -> None:
-    """All pixels in full."""
+def _solve_plane(
+    lags: Tensor, virtual: Tensor, n_sets: int, n_iterations: int, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Maps ``(set, coil, y, x)`` and values ``(set, y, x)`` of one plane, by subspace iteration."""
+    start = virtual[:, : n_sets + 3].contiguous()
+    maps, eigenvalue = lags.new_empty(*shape, len(virtual), n_sets), lags.real.new_empty(*shape, n_sets)
+    waves = [harmonics(n, n_lags, lags) for n, n_lags in zip(shape, lags.shape[:2], strict=True)]
     for block, matrix in _pixel_matrices(lags, waves):
-        vectors, values = _leading_eigenvectors(matrix, start, maps.shape[-1], n_iterations)
+        vectors, values = _leading_eigenvectors(matrix, start, n_sets, n_iterations)
         maps[block] = vectors.reshape(-1, *maps.shape[1:])
         eigenvalue[block] = values.reshape(-1, *eigenvalue.shape[1:])
+    reference = torch.einsum("...cs,cs->...s", maps, virtual[:, :n_sets].conj())
+    maps *= _phase(reference.conj()).unsqueeze(-2)
+    return maps.movedim((-1, -2), (0, 1)).contiguous(), eigenvalue.movedim(-1, 0).contiguous()
 
 
 def _pixel_matrices(lags: Tensor, waves: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
@@ -204,29 +207,6 @@ def _pixel_matrices(lags: Tensor, waves: Sequence[Tensor]) -> Iterator[tuple[sli
     for first in range(0, len(along_y), count):
         block = slice(first, first + count)
         yield block, (along_y[block] @ row).reshape(-1, *lags.shape[-2:])
-
-
-def _settled(matrix: Tensor, near: Tensor, start: Tensor, n_iterations: int) -> tuple[Tensor, Tensor]:
-    """Leading eigenvectors ``(pixel, coil, 1)`` and values ``(pixel, 1)``, from vectors nearby."""
-    vectors = near
-    for _ in range(_N_PRODUCTS - 1):
-        vectors = _unit(matrix @ vectors)[0]
-    image = matrix @ vectors
-    rayleigh = (vectors.conj() * image).sum((-2, -1), keepdim=True)
-    _, residual = _unit(image - rayleigh * vectors)
-    vectors, size = _unit(image)
-    size = size[:, 0]  # (pixel, 1)
-    residual = residual[:, 0, 0] / size[:, 0].clamp_min(1e-20)
-    # From one solution to the other by degrees: a hard limit would leave the choice to the last bit.
-    share = _rise(residual, *_SETTLED) * _rise(size[:, 0], *_EMPTY)
-    unsettled = share.nonzero().flatten()
-    if len(unsettled):
-        share, rough = share[unsettled, None], vectors[unsettled]
-        exact, values = _leading_eigenvectors(matrix[unsettled], start, 1, n_iterations)
-        exact = exact * _phase((exact.conj() * rough).sum((-2, -1), keepdim=True))
-        vectors[unsettled], _ = _unit(torch.lerp(rough, exact, share[..., None].to(exact.dtype)))
-        size[unsettled] = torch.lerp(size[unsettled], values, share)
-    return vectors, size
 
 
 def _rise(x: Tensor, low: float, high: float) -> Tensor:

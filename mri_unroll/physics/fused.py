@@ -10,8 +10,6 @@ Numba compiles the kernels when they are first needed: some seconds, once per ma
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mri_unroll.physics.compiled import aligned, in_threads, numbers
 from mri_unroll.physics.fourier import engine_name
 from mri_unroll.physics.fused_kernels import lines, planes
 from mri_unroll.physics.lanes import LANE_ORDER, N_LANES
 from mri_unroll.physics.tile_fft import LARGEST_PRIME, WIDTH, has_plan, make_plan
 
 _THREADED_BYTES = 2**21  # of maps; for less, handing work to threads costs more than they save
-_ALIGNMENT = 16  # numbers of a cache line
-_pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
 class FusedNormal:
@@ -94,8 +90,8 @@ class FusedNormal:
         sums: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         for index in np.ndindex(*batch):
             n_sets, n_coils = maps.shape[-self._ndim - 2 : -self._ndim]
-            problem = [_numbers(tensor[index]) for tensor in (maps, image)]
-            target = _numbers(total[index])
+            problem = [numbers(tensor[index]) for tensor in (maps, image)]
+            target = numbers(total[index])
             n_parts = n_threads if math.prod(batch) < n_threads else 1
             for part in range(n_parts):
                 blocks, coils, own = (0, self._n_blocks), (0, n_coils), target
@@ -107,12 +103,7 @@ class FusedNormal:
                         own = np.zeros_like(target)
                         sums.append((target, own))
                 tasks.append((*problem, own, n_sets, (n_coils, *coils), responses[index], blocks))
-        if n_threads == 1:
-            for task in tasks:
-                self._run(*task)
-        else:
-            for _ in _pool(n_threads).map(lambda task: self._run(*task), tasks):
-                pass
+        in_threads(lambda task: self._run(*task), tasks, n_threads)
         for target, own in sums:
             target += own
 
@@ -131,9 +122,9 @@ class FusedNormal:
         common = (maps, image, total, n_sets, coils, self._size, self._layout, response, *self._plans, blocks)
         if len(self._plans) == 2:
             n_rows, n_columns = (plan.n for plan in self._plans)
-            planes(*common, _aligned(2 * n_columns * WIDTH + longest + 2 * n_rows * n_columns + spare))
+            planes(*common, aligned(2 * n_columns * WIDTH + longest + 2 * n_rows * n_columns + spare))
         else:
-            lines(*common, _aligned((3 * n_sets + 1) * longest + spare))
+            lines(*common, aligned((3 * n_sets + 1) * longest + spare))
 
 
 def fused_normal(
@@ -151,22 +142,3 @@ def fused_normal(
 
 def _share(n: int, part: int, n_parts: int) -> tuple[int, int]:
     return part * n // n_parts, (part + 1) * n // n_parts
-
-
-def _numbers(tensor: Tensor) -> NDArray[np.float32]:
-    """A contiguous complex tensor's memory, flat."""
-    array: NDArray[np.float32] = torch.view_as_real(tensor).view(-1).numpy()
-    return array
-
-
-def _aligned(n: int) -> NDArray[np.float32]:
-    """Room for ``n`` numbers that begins with a cache line."""
-    room = np.empty(n + _ALIGNMENT, np.float32)
-    start = -(room.ctypes.data // room.itemsize) % _ALIGNMENT
-    return room[start : start + n]
-
-
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    if n_threads not in _pools:
-        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="fused")
-    return _pools[n_threads]

@@ -10,20 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mri_unroll.physics.lanes import (
-    N_LANES,
-    conj_times,
-    load,
-    load_columns,
-    load_row,
-    scaled,
-    store,
-    store_columns,
-    store_row,
-    times,
-    weighted,
-)
-from mri_unroll.physics.tile_fft import WIDTH, compiled, forward, inverse
+from mri_unroll.physics.compiled import compiled
+from mri_unroll.physics.lane_arithmetic import plus_conj_times, plus_times, scaled, times, weighted
+from mri_unroll.physics.lanes import N_LANES, load, load_columns, load_row, store, store_columns, store_row
+from mri_unroll.physics.tile_fft import WIDTH, forward, inverse
 
 
 @compiled
@@ -93,7 +83,7 @@ def _see(coil: Any, weights: Any, weights_at: int, x: Any, x_at: int, n: int, mo
     """What a coil sees, a tile of maps times a tile of pictures; with ``more``, added to what there is."""
     if more:
         for k in range(0, n, WIDTH):
-            store(coil, k, load(coil, k) + times(load(weights, weights_at + k), load(x, x_at + k)))
+            store(coil, k, plus_times(load(coil, k), load(weights, weights_at + k), load(x, x_at + k)))
     else:
         for k in range(0, n, WIDTH):
             store(coil, k, times(load(weights, weights_at + k), load(x, x_at + k)))
@@ -103,8 +93,8 @@ def _see(coil: Any, weights: Any, weights_at: int, x: Any, x_at: int, n: int, mo
 def _add_up(total: Any, total_at: int, weights: Any, weights_at: int, coil: Any, n: int) -> None:
     """Add the conjugate of a tile of maps times what their coil gives back."""
     for k in range(0, n, WIDTH):
-        more = conj_times(load(weights, weights_at + k), load(coil, k))
-        store(total, total_at + k, load(total, total_at + k) + more)
+        before = load(total, total_at + k)
+        store(total, total_at + k, plus_conj_times(before, load(weights, weights_at + k), load(coil, k)))
 
 
 @compiled

@@ -15,33 +15,19 @@ are sums over cosines and sines, each used for two frequencies and both parts.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mri_unroll.physics.lanes import N_LANES, load, rotated, rotated_back, scaled, store, swapped, turned
+from mri_unroll.physics.compiled import compiled
+from mri_unroll.physics.lane_arithmetic import rotated, rotated_back, scaled, swapped, turned
+from mri_unroll.physics.lanes import N_LANES, load, store
 
 WIDTH = 2 * N_LANES  # numbers that a value takes in a tile
 # Up to here sums over p^2 / 2 terms take at most half as long as other libraries' FFTs (measured, docs/performance.md).
 LARGEST_PRIME = 127
-
-# numba keeps what it compiled, but looks for changes in the file of the outermost function only: all go into the name.
-_SOURCES = hashlib.sha256(
-    b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("lanes", "tile_fft", "fused_kernels"))
-).hexdigest()[:12]
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function when it is first called, once per machine: numba keeps the result on disk."""
-    function.__qualname__ = f"{function.__qualname__}_{_SOURCES}"
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-
 
 _HALF = np.float32(0.5)
 _SIN_3 = np.float32(math.sin(2 * math.pi / 3))

@@ -31,7 +31,6 @@ FAST_COILS = 8  # the same, where speed counts
 MIN_ACS = 4  # calibration lines below which ESPIRiT has no patches to learn from
 ACS_LIMIT = 24  # calibration beyond this many lines sharpens nothing and costs time
 KERNEL_WIDTHS = {2: 6, 3: 4}  # of ESPIRiT by dimension: in 3-D the cost grows with the ninth power
-MAP_GRID = 3  # of ESPIRiT: about half the time, and pictures differ by a thousandth of a decibel
 FALLBACK = 8  # central lines from which maps are made where too few are fully sampled
 
 _CORNER_SAMPLES = 16  # of each coil, below which a corner tells nothing
@@ -175,7 +174,7 @@ def coil_maps(calibration: Tensor, shape: tuple[int, ...], reliable: bool) -> tu
     if calibration.shape[0] == 1:
         sens_maps = calibration.new_ones(1, *shape)
     elif reliable:
-        sens_maps, _ = espirit_maps(calibration, shape, kernel_width=KERNEL_WIDTHS[len(shape)], grid=MAP_GRID)
+        sens_maps, _ = espirit_maps(calibration, shape, kernel_width=KERNEL_WIDTHS[len(shape)])
     else:
         sens_maps = low_resolution_maps(calibration, shape)
     sens_maps, picture = absorb_phase(sens_maps, calibration)

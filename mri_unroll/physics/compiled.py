@@ -1,0 +1,58 @@
+"""Functions that numba compiles when they are first called, once per machine; their memory, and their threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# numba keeps what it compiled, but looks for changes in the file of the function called only, not in those of what that
+# calls. The sources of all go into each name, so that nothing outlives what it was made from.
+_ROOM = Path(__file__).parent
+_SOURCES = ("compiled", "lanes", "lane_arithmetic", "tile_fft", "fused_kernels", "espirit_kernels")
+_DIGEST = hashlib.sha256(b"".join((_ROOM / f"{name}.py").read_bytes() for name in _SOURCES)).hexdigest()[:12]
+
+_CACHE_LINE = 16  # numbers of single precision
+_pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, and keep the result on disk; other threads run beside it."""
+    if function.__module__.rpartition(".")[2] not in _SOURCES:
+        raise ValueError(f"Expected a function of one of {_SOURCES}, got one of {function.__module__}.")
+    function.__qualname__ = f"{function.__qualname__}_{_DIGEST}"
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+def numbers(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """The memory of a contiguous complex tensor, flat, as compiled functions take it."""
+    array: NDArray[np.float32] = torch.view_as_real(tensor).view(-1).numpy()
+    return array
+
+
+def aligned(n: int) -> NDArray[np.float32]:
+    """Room for ``n`` numbers that begins with a cache line."""
+    room = np.empty(n + _CACHE_LINE, np.float32)
+    start = -(room.ctypes.data // room.itemsize) % _CACHE_LINE
+    return room[start : start + n]
+
+
+def in_threads(function: Callable[[Any], None], tasks: Iterable[Any], n_threads: int) -> None:
+    """Call a function, which calls compiled ones, with every task; in this thread if there is one alone."""
+    if n_threads == 1:
+        for task in tasks:
+            function(task)
+        return
+    if n_threads not in _pools:
+        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="compiled")
+    for _ in _pools[n_threads].map(function, tasks):
+        pass  # an exception of a task is raised here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from support.operators import random_complex
 
-from mri_unroll.physics import SenseOperator, fused
+from mri_unroll.physics import SenseOperator, compiled, fused
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.lanes import LANE_ORDER, N_LANES
 from mri_unroll.physics.tile_fft import LARGEST_PRIME, WIDTH, forward, has_plan, inverse, make_plan
@@ -120,10 +121,10 @@ def test_lines_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(results[0], results[2])
 
 
-def test_a_forked_process_makes_threads_of_its_own() -> None:
-    """Threads do not survive a fork, and work handed to them would wait for ever."""
+def test_a_forked_process_works_in_its_own_thread() -> None:
+    """OpenMP's threads do not survive a fork, and work handed to them would wait for ever."""
     code = """
-import os, warnings, torch
+import os, threading, warnings, torch
 from mri_unroll.physics import SenseOperator, compiled, fused
 warnings.simplefilter("ignore")  # newer Pythons warn of every fork beside threads
 fused._THREADED_BYTES = 0
@@ -131,7 +132,7 @@ torch.set_num_threads(2)
 op = SenseOperator(torch.randn(4, 30, 20, dtype=torch.complex64), torch.rand(1, 20) < 0.5)
 image = torch.randn(30, 20, dtype=torch.complex64)
 before = op.normal(image).numpy()
-assert compiled._pools
+assert compiled._parallel is not None
 child = os.fork()
 if child == 0:
     os._exit(0 if (op.normal(image).numpy() == before).all() else 1)
@@ -139,6 +140,31 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_threads_share_tasks_and_hand_on_errors() -> None:
+    meeting, seen = threading.Barrier(3, timeout=30), set()
+
+    def together(task: int) -> None:
+        meeting.wait()  # three at a time or never
+        seen.add((task, threading.get_ident()))
+
+    compiled.in_threads(together, range(6), 3)
+    assert sorted(task for task, _ in seen) == list(range(6))
+    assert len({thread for _, thread in seen}) == 3
+
+    def refuse(task: int) -> None:
+        raise LookupError(f"task {task}")
+
+    for n_threads in (1, 2):
+        with pytest.raises(LookupError, match="task"):
+            compiled.in_threads(refuse, range(4), n_threads)
+
+
+def test_only_listed_sources_are_compiled() -> None:
+    """What numba keeps is named by the sources that are listed: a function from elsewhere could outlive its own."""
+    with pytest.raises(ValueError, match="fused_kernels"):
+        compiled.compiled(held_against_double)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def apply_linear(x: Tensor, forward: LinearMap, adjoint: LinearMap) -> Tensor:
     """
     if not x.is_complex():
         raise ShapeError(f"Expected a complex tensor, got {x.dtype}.", "Convert with torch.complex(x, zeros).")
+    if not is_tracked(x):  # a tenth of a millisecond less
+        return forward(x)
     return _LinearFunction.apply(x, forward, adjoint)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,25 @@ _SOURCES = ("compiled", "lanes", "lane_arithmetic", "tile_fft", "fused_kernels",
 _DIGEST = hashlib.sha256(b"".join((_ROOM / f"{name}.py").read_bytes() for name in _SOURCES)).hexdigest()[:12]
 
 _CACHE_LINE = 16  # numbers of single precision
-_pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+_TEAM_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _find_parallel() -> Any:
+    """What starts a parallel region in the OpenMP library that torch brought, by GNU's convention, if that has it."""
+    try:
+        return ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+
+
+def _forget_parallel() -> None:
+    """OpenMP's threads do not survive a fork, and a region in the child would wait for them for ever."""
+    global _parallel
+    _parallel = None
+
+
+_parallel = _find_parallel()
+os.register_at_fork(after_in_child=_forget_parallel)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -47,12 +64,23 @@ def aligned(n: int) -> NDArray[np.float32]:
 
 
 def in_threads(function: Callable[[Any], None], tasks: Iterable[Any], n_threads: int) -> None:
-    """Call a function, which calls compiled ones, with every task; in this thread if there is one alone."""
-    if n_threads == 1:
-        for task in tasks:
-            function(task)
-        return
-    if n_threads not in _pools:
-        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="compiled")
-    for _ in _pools[n_threads].map(function, tasks):
-        pass  # an exception of a task is raised here
+    """Call a function, which calls compiled ones, with every task, in the threads that torch's own operations use.
+
+    Those wait for their next work at full speed for some milliseconds, so that threads beside them find no processor.
+    """
+    todo = iter(list(tasks))
+    failed: list[BaseException] = []
+
+    def work(_: object = None) -> None:
+        try:
+            for task in todo:  # threads take turns at one iterator
+                function(task)
+        except BaseException as error:
+            failed.append(error)
+
+    if n_threads == 1 or _parallel is None:
+        work()
+    else:
+        _parallel(_TEAM_FUNCTION(work), None, n_threads, 0)
+    if failed:
+        raise failed[0]

@@ -35,10 +35,12 @@ def _find_parallel() -> Any:
 def _forget_parallel() -> None:
     """OpenMP's threads do not survive a fork, and a region in the child would wait for them for ever."""
     global _parallel
-    _parallel = None
+    if _has_team:
+        _parallel = None
 
 
 _parallel = _find_parallel()
+_has_team = False  # whether threads were started
 os.register_at_fork(after_in_child=_forget_parallel)
 
 
@@ -68,6 +70,7 @@ def in_threads(function: Callable[[Any], None], tasks: Iterable[Any], n_threads:
 
     Those wait for their next work at full speed for some milliseconds, so that threads beside them find no processor.
     """
+    global _has_team
     todo = iter(list(tasks))
     failed: list[BaseException] = []
 
@@ -81,6 +84,7 @@ def in_threads(function: Callable[[Any], None], tasks: Iterable[Any], n_threads:
     if n_threads == 1 or _parallel is None:
         work()
     else:
+        _has_team = True
         _parallel(_TEAM_FUNCTION(work), None, n_threads, 0)
     if failed:
         raise failed[0]

@@ -26,7 +26,7 @@ from mri_unroll.physics.lane_arithmetic import rotated, rotated_back, scaled, sw
 from mri_unroll.physics.lanes import N_LANES, load, store
 
 WIDTH = 2 * N_LANES  # numbers that a value takes in a tile
-# Up to here sums over p^2 / 2 terms take at most half as long as other libraries' FFTs (measured, docs/performance.md).
+# Up to here sums over p^2 / 2 terms take about half as long as other libraries' FFTs (measured, docs/performance.md).
 LARGEST_PRIME = 127
 
 _HALF = np.float32(0.5)

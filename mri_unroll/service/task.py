@@ -106,6 +106,23 @@ def _warm() -> None:
 
     for name in _LOADED:
         importlib.import_module(name)
+    _compile()
+
+
+def _compile() -> None:
+    """Make a tiny picture with every compiled kernel: loads them, or compiles what this machine has not met."""
+    import torch
+
+    from mri_unroll.physics.phantom import phantom_kspace
+    from mri_unroll.recon.calibrate import calibrate_slice
+
+    torch.set_num_threads(1)  # children can start threads only where their parent has none; each sets its own number
+    kspace = torch.from_numpy(phantom_kspace((32, 32), 4))[0]
+    points = torch.zeros(32, 32, dtype=torch.bool)
+    points[8:24, 8:24] = True
+    for mask in (points.any(0)[None], points):
+        op = calibrate_slice(kspace * mask, mask.expand(32, 32)).op
+        op.normal(op.adjoint(kspace))
 
 
 def _methods() -> list[dict[str, Any]]:

@@ -126,6 +126,13 @@ def test_compiled_maps_are_those_of_double_precision(shape: tuple[int, int], n_c
         assert float((maps - exact).abs()[:, body].mean()) < 2e-3
 
 
+def test_data_that_autograd_follows_gives_maps_too() -> None:
+    calibration = centre(head((32, 30)), 16)
+    maps, value = espirit_maps(calibration, (32, 30))
+    followed, _ = espirit_maps(calibration.clone().requires_grad_(), (32, 30))
+    assert float((maps.conj() * followed.detach()).sum(0).abs()[value > 0.9].min()) > 0.9999
+
+
 def test_equal_eigenvalues_give_a_vector_of_their_space() -> None:
     """Two coils that never see the same pixel, nor a third: any mixture of the first two explains the data."""
     calibration = torch.zeros(3, 12, 12, dtype=torch.complex64)

@@ -146,80 +146,71 @@ def weighted(typingctx: Any, value: Any, weights: Any, index: Any) -> Any:
     return LANES(LANES, weights, types.intp), code
 
 
+def _code(build: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+    """Code of a value from what makes its parts of the parts of another."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return join(builder, *build(builder, *vectors_of(builder, args[0])))
+
+    return code
+
+
 @in_compiled_code
 def turned(typingctx: Any, value: Any) -> Any:
     """The value times -i, a quarter of a turn."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        real, imag = vectors_of(builder, args[0])
-        return join(builder, imag, builder.fneg(real))
-
-    return LANES(LANES), code
+    return LANES(LANES), _code(lambda builder, real, imag: (imag, builder.fneg(real)))
 
 
 @in_compiled_code
 def swapped(typingctx: Any, value: Any) -> Any:
     """Real and imaginary parts in each other's place: a forward transform between two swaps is the inverse."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return join(builder, *vectors_of(builder, args[0])[::-1])
-
-    return LANES(LANES), code
+    return LANES(LANES), _code(lambda builder, real, imag: (imag, real))
 
 
 @in_compiled_code
 def conjugate(typingctx: Any, value: Any) -> Any:
     """The complex conjugate."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        real, imag = vectors_of(builder, args[0])
-        return join(builder, real, builder.fneg(imag))
-
-    return LANES(LANES), code
+    return LANES(LANES), _code(lambda builder, real, imag: (real, builder.fneg(imag)))
 
 
 @in_compiled_code
 def real_parts(typingctx: Any, value: Any) -> Any:
     """The real part, in both parts."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return join(builder, *(vectors_of(builder, args[0])[0],) * 2)
-
-    return LANES(LANES), code
+    return LANES(LANES), _code(lambda builder, real, imag: (real, real))
 
 
 @in_compiled_code
 def power(typingctx: Any, value: Any) -> Any:
     """Squared magnitude, in both parts."""
 
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        real, imag = (builder.fmul(part, part, flags=_FUSE) for part in vectors_of(builder, args[0]))
-        return join(builder, *(builder.fadd(real, imag, flags=_FUSE),) * 2)
+    def build(builder: Any, *parts: Any) -> tuple[Any, Any]:
+        squares = (builder.fmul(part, part, flags=_FUSE) for part in parts)
+        return (builder.fadd(*squares, flags=_FUSE),) * 2
 
-    return LANES(LANES), code
+    return LANES(LANES), _code(build)
 
 
 @in_compiled_code
 def reciprocal(typingctx: Any, value: Any) -> Any:
     """One over either part."""
 
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def build(builder: Any, real: Any, imag: Any) -> tuple[Any, Any]:
         one = spread(builder, ir.Constant(VECTOR.element, 1.0))
-        return join(builder, *(builder.fdiv(one, part) for part in vectors_of(builder, args[0])))
+        return builder.fdiv(one, real), builder.fdiv(one, imag)
 
-    return LANES(LANES), code
+    return LANES(LANES), _code(build)
 
 
 @in_compiled_code
 def root(typingctx: Any, value: Any) -> Any:
     """Square root of either part."""
 
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def build(builder: Any, real: Any, imag: Any) -> tuple[Any, Any]:
         kind = ir.FunctionType(VECTOR, [VECTOR])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{N_LANES}f32")
-        return join(builder, *(builder.call(function, [part]) for part in vectors_of(builder, args[0])))
+        return builder.call(function, [real]), builder.call(function, [imag])
 
-    return LANES(LANES), code
+    return LANES(LANES), _code(build)
 
 
 @in_compiled_code

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.operators import random_complex
 
+from mri_unroll.errors import ShapeError
 from mri_unroll.physics import SenseOperator, compiled, fused
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.lanes import LANE_ORDER, N_LANES
@@ -212,6 +213,15 @@ def test_maps_in_another_order_of_memory() -> None:
     turned = SenseOperator(maps.contiguous(), mask).with_maps(maps.contiguous().conj())
     exact = SenseOperator(maps.conj().resolve_conj().contiguous(), mask)
     assert torch.equal(turned.normal(image), exact.normal(image))
+
+
+def test_maps_of_another_precision() -> None:
+    maps = random_complex((3, 12, 10), torch.complex64, 0)
+    mask, image = torch.rand(1, 10) < 0.5, random_complex((12, 10), torch.complex128, 1)
+    op = SenseOperator(maps, mask).with_maps(maps.to(torch.complex128))
+    torch.testing.assert_close(op.normal(image), SenseOperator(maps.to(torch.complex128), mask).normal(image))
+    with pytest.raises(ShapeError, match="complex64"):
+        compiled.numbers(image)
 
 
 @pytest.mark.parametrize(("axes", "room"), [((-1,), 2**17), ((-2, -1), 2**17 + 256 * 256 * 8)])

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri_unroll.errors import ShapeError
+
 # numba keeps what it compiled, but looks for changes in the file of the function called only, not in those of what that
 # calls. The sources of all go into each name, so that nothing outlives what it was made from.
 _ROOM = Path(__file__).parent
@@ -53,7 +55,9 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def numbers(tensor: torch.Tensor) -> NDArray[np.float32]:
-    """The memory of a contiguous complex tensor, flat, as compiled functions take it."""
+    """The memory of a contiguous complex tensor in single precision, flat, as compiled functions take it."""
+    if tensor.dtype != torch.complex64:  # what they would read as single precision all the same
+        raise ShapeError(f"Expected a complex64 tensor, got {tensor.dtype}.")
     array: NDArray[np.float32] = torch.view_as_real(tensor).view(-1).numpy()
     return array
 

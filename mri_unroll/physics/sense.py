@@ -228,7 +228,8 @@ class SenseOperator(LinearOperator):
         x, sums = (t if self.soft else t.unsqueeze(-self._ndim - 1) for t in (image, total))
         batch = x.shape[: -self._ndim - 1]
         maps = self._maps.expand(*batch, *self._maps.shape[-self._ndim - 2 :])
-        if self._fused is not None and image.dtype == self._maps.dtype and maps[(0,) * len(batch)].is_contiguous():
+        is_plain = image.dtype == maps.dtype == torch.complex64 and maps.device.type == "cpu"  # with_maps may change it
+        if self._fused is not None and is_plain and maps[(0,) * len(batch)].is_contiguous():
             self._fused.add_to(sums, x, maps)
             return total
         total.conj_physical_()  # the sum is of conjugates

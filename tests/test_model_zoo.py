@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from mri_unroll.errors import ConfigError, ModelError, ShapeError
 from mri_unroll.nets import ModelConfig, build
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.model import PRIORS, load, save, transfer
+from mri_unroll.nets.model import PRIORS, load, save
 from mri_unroll.nets.prior import FoldedPrior, ResNetPrior, SharedPrior, UNetPrior
 from mri_unroll.nets.refinement import MapRefiner, MeasuredOperator, RefinedSolution, measured, refines_maps
+from mri_unroll.nets.transfer import transfer
 from mri_unroll.nets.zoo import ZOO
 from mri_unroll.physics import NufftOperator, SenseOperator
 from mri_unroll.physics.sampling import varies_along
@@ -521,19 +522,36 @@ def test_training_hands_on_what_was_measured() -> None:
     assert all(bool((refiner.last.weight.grad != 0).any()) for refiner in network.refiners)
 
 
-def test_an_equilibrium_begins_as_the_last_step() -> None:
-    """Its step is that of the unrolled network, shrunk."""
+@pytest.mark.parametrize("widths", [SMALL.widths, (7, 11)])
+@pytest.mark.parametrize("step", [None, 0, 1])
+def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ...]) -> None:
+    """Its step is one of the unrolled network, the last unless told, shrunk; channels that are new change nothing."""
     torch.manual_seed(0)
     source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()
-    target = build(replace(SMALL, kind="equilibrium", contraction=0.9))
-    transfer(source, target)
+    target = build(replace(SMALL, kind="equilibrium", contraction=0.9, widths=widths))
+    transfer(source, target, step)
     adjoint, strength = op.adjoint(kspace), torch.ones(1, 2)
     image = random_complex(adjoint.shape, torch.complex64, 4)
-    last, step = source.steps[-1], target.step
+    begun = source.steps[-1 if step is None else step]
+    pair = torch.stack([image, op.gradient(image, adjoint)], dim=1)
     with torch.no_grad():
-        pair = torch.stack([image, op.gradient(image, adjoint)], dim=1)
-        torch.testing.assert_close(step.prior(pair, strength), 0.9 * last.prior(pair, strength))
-        torch.testing.assert_close(step.weight(strength), last.weight(strength))
+        torch.testing.assert_close(target.step.prior(pair, strength), 0.9 * begun.prior(pair, strength))
+        torch.testing.assert_close(target.step.weight(strength), begun.weight(strength))
+    target.step.prior(pair, strength).abs().square().sum().backward()
+    for name, parameter in target.step.prior.named_parameters():  # and all of them can learn
+        assert parameter.grad is not None
+        if name.endswith("last.weight"):
+            assert bool((parameter.grad.abs().amax((0, 2, 3)) > 0).all())
+
+
+def test_what_an_equilibrium_cannot_begin_as() -> None:
+    source = build(replace(SMALL, n_steps=2))
+    target = build(replace(SMALL, kind="equilibrium"))
+    for step in (-1, 2):
+        with pytest.raises(ConfigError, match="a step from 0 to 1"):
+            transfer(source, target, step)
+    with pytest.raises(ConfigError, match="Leave out `start_step`"):
+        transfer(source, build(replace(SMALL, n_steps=2)), 0)
     with pytest.raises(ModelError, match="no counterpart"):
         transfer(target, build(SMALL))
 

@@ -26,7 +26,7 @@ from mri_unroll.nets.weights import digest, files
 from mri_unroll.solvers.fixed_point import Method, fixed_point
 from mri_unroll.solvers.implicit import Backward
 
-__all__ = ["N_STRENGTH", "ModelConfig", "Network", "build", "digest", "files", "load", "save", "transfer"]
+__all__ = ["N_STRENGTH", "ModelConfig", "Network", "build", "digest", "files", "load", "save"]
 
 Network = Unrolled | Equilibrium
 
@@ -237,40 +237,3 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
 def task(card: dict[str, Any]) -> str:
     """What a network was trained for, by its model card: ``"reconstruct"`` k-space or ``"restore"`` pictures."""
     return str(card.get("task") or card.get("run", {}).get("task") or "reconstruct")
-
-
-def transfer(source: nn.Module, target: nn.Module) -> None:
-    """Start a network from the weights of a smaller one of the same widths.
-
-    Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
-    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps. The
-    step of an equilibrium begins as the last one of an unrolled network, which has learned to keep what is good.
-
-    Raises
-    ------
-    ModelError
-        If a weight of the target has no counterpart.
-    """
-    known = dict(source.named_parameters())
-    n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
-    becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
-    with torch.no_grad():
-        for name, parameter in target.named_parameters():
-            parts = name.split(".")
-            added = parts[0] == "steps" and int(parts[1]) >= n_steps
-            if added:
-                parts[1] = str(n_steps - 1)
-            if becomes_equilibrium:  # step.prior is a `ContractivePrior` around what the source has
-                place = f"steps.{n_steps - 1}.{name.removeprefix('step.')}"
-                parts = place.replace("prior.prior.", "prior.").split(".")
-            given = known.get(".".join(parts))
-            if given is None and parts[0] == "refiners":
-                continue  # fresh, they leave the maps as they are
-            if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
-                raise ModelError(
-                    f"The weights to start from have no counterpart of {name!r}.",
-                    "Start from a network of the same kind.",
-                )
-            factor = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
-            parameter.zero_()
-            parameter[tuple(map(slice, given.shape))] = factor * given

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Subset
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.model import Network, build, digest, load, save, transfer
+from mri_unroll.nets.model import Network, build, digest, load, save
+from mri_unroll.nets.transfer import transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.recon.learned import fitting_precision
 from mri_unroll.training import checkpoint
@@ -112,7 +113,7 @@ class _Run:
         self.network: Network = build(config.model)
         self.started_from = None if config.start_from is None else digest(Path(config.start_from))
         if config.start_from is not None:
-            transfer(load(Path(config.start_from))[0], self.network)
+            transfer(load(Path(config.start_from))[0], self.network, config.start_step)
         self.network.to(team.device)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4)

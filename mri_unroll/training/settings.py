@@ -44,7 +44,8 @@ class TrainingConfig:
     learning_rate: float = 1e-3  # of AdamW, at its highest
     warm_up: int = 200  # steps over which the learning rate rises, the first ones
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
-    start_from: str | None = None  # a shipped network, or weights of one of the same widths and no more steps
+    start_from: str | None = None  # a shipped network, or weights of one that is no wider and has no more steps
+    start_step: int | None = None  # of an unrolled start, which an equilibrium begins as, from 0; None: the last
     bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
     clip_norm: float = 1.0  # longer gradients are shortened to this

@@ -1,0 +1,83 @@
+"""Start a network from the weights of a smaller one."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from mri_unroll.errors import ConfigError, ModelError
+from mri_unroll.nets.equilibrium import Equilibrium
+from mri_unroll.nets.unrolled import Unrolled
+
+_JOINS = re.compile(r"\.up\.\d+\.0\.weight$")  # first convolutions of a U-Net's way up: of coarse and fine channels
+_FRESH = 0.5  # by which weights into channels that the source does not have are made smaller
+
+
+def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> None:
+    """Start a network from the weights of a smaller one; it begins as the same function.
+
+    Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
+    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps.
+    Channels that it has beyond the source's begin with fresh weights that lead into them and none that lead out. The
+    step of an equilibrium begins as one of an unrolled network.
+
+    Parameters
+    ----------
+    source, target
+        Networks; the target is changed in place, and what of its weights is fresh is kept as it is.
+    step
+        Of an unrolled source, which the step of an equilibrium begins as, counted from 0; None: the last.
+
+    Raises
+    ------
+    ModelError
+        If a weight of the target has no counterpart.
+    ConfigError
+        If the source has no such step, or the target is no equilibrium.
+    """
+    known = dict(source.named_parameters())
+    n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
+    becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
+    if step is not None and not (becomes_equilibrium and 0 <= step < n_steps):
+        raise ConfigError(
+            f"Expected a step from 0 to {n_steps - 1} of an unrolled network, for an equilibrium to begin as; "
+            f"got {step}.",
+            "Leave out `start_step`.",
+        )
+    begins_as = n_steps - 1 if step is None else step
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parts = name.split(".")
+            added = parts[0] == "steps" and int(parts[1]) >= n_steps
+            if added:
+                parts[1] = str(n_steps - 1)
+            if becomes_equilibrium:  # step.prior is a `ContractivePrior` around what the source has
+                place = f"steps.{begins_as}.{name.removeprefix('step.')}"
+                parts = place.replace("prior.prior.", "prior.").split(".")
+            given = known.get(".".join(parts))
+            if given is None and parts[0] == "refiners":
+                continue  # fresh, they leave the maps as they are
+            if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
+                raise ModelError(
+                    f"The weights to start from have no counterpart of {name!r}.",
+                    "Start from a network of the same kind.",
+                )
+            _fill(name, parameter, (0.5 if added and parts[2:4] == ["prior", "last"] else 1.0) * given)
+
+
+def _fill(name: str, parameter: Tensor, given: Tensor) -> None:
+    """Put what is given where it belongs in a parameter that may have more channels."""
+    if parameter.ndim < 2:
+        parameter.zero_()
+        parameter[tuple(map(slice, given.shape))] = given
+        return
+    n_out, n_in = given.shape[:2]
+    columns = torch.arange(n_in)
+    if _JOINS.search(name):  # the fine channels come after all of the coarse ones
+        coarse = n_in - n_out
+        columns[coarse:] += (parameter.shape[1] - parameter.shape[0]) - coarse
+    parameter[:n_out] = 0
+    parameter[:n_out, columns] = given
+    parameter[n_out:] *= _FRESH

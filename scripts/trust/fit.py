@@ -268,6 +268,28 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
     return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
 
 
+def fit_errors(method: str, folder: Path, shipped: Heads) -> Heads:
+    """What predicts errors and their places, anew from more scans; standardisation and checks stay as they are."""
+    train, calibration = (load(folder, method, people, "none") for people in ("train", "calibration"))
+    own = [load(folder, method, "train", fault, False) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
+    every = joined((train, *own), shipped.names)
+    log_nmse = torch.from_numpy(np.log(every.nmse + FLOOR)).float()
+    weight = torch.full((len(log_nmse),), 0.3)
+    weight[: len(train.nmse)] = 1.0
+    heads = dataclasses.replace(shipped, error=fit_error(shipped.standard(every.named()), log_nmse, weight))
+    told = numbers(heads.standard(train.named()[: len(train.pictures)]), heads).detach()
+    heads = dataclasses.replace(heads, places=fit_places(train, told))
+    with torch.inference_mode():
+        means, spreads = log_errors(heads.standard(calibration.named()), heads)
+        residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means) / spreads
+    scans = shipped.about["scans"] | {
+        "error": [len(train.nmse), len(log_nmse) - len(train.nmse)],
+        "intervals": len(calibration.nmse),
+    }
+    heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=shipped.about | {"scans": scans})
+    return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
+
+
 def main() -> None:
     """Fit and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -277,11 +299,16 @@ def main() -> None:
         "--checks-from", nargs="*", default=[], help="methods whose scans with faults serve too, to fit the checks"
     )
     parser.add_argument("--plain", type=Path, help="evidence of collect.py --plain 1, for the checks too")
+    parser.add_argument("--errors-only", action="store_true", help="leave the checks of the shipped calibration")
     parser.add_argument("--out", type=Path, help="default: where the package finds it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    heads = fit(arguments.method, arguments.evidence, arguments.checks_from, arguments.plain)
-    out = arguments.out or weights_folder() / "trust" / f"{arguments.method}{SUFFIX}"
+    place = weights_folder() / "trust" / f"{arguments.method}{SUFFIX}"
+    if arguments.errors_only:
+        heads = fit_errors(arguments.method, arguments.evidence, calibrations.load(place))
+    else:
+        heads = fit(arguments.method, arguments.evidence, arguments.checks_from, arguments.plain)
+    out = arguments.out or place
     out.parent.mkdir(exist_ok=True)
     calibrations.save(heads, out)
     print(f"{out.name}: {heads.about['scans']}")

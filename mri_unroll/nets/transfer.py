@@ -16,7 +16,7 @@ _FRESH = 0.5  # by which weights into channels that the source does not have are
 
 
 def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> None:
-    """Start a network from the weights of a smaller one; it begins as the same function.
+    """Start a network from the weights of a smaller one.
 
     Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
     halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps.

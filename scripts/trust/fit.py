@@ -203,7 +203,7 @@ def usual_scores(scores: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
 
 def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) -> Heads:
     """All heads of a method; checks also from faults of ``others``, and from scans of the folder ``plain``."""
-    train, calibration = load(folder, method, "train", "none"), load(folder, method, "calibration", "none")
+    train = load(folder, method, "train", "none", pictures=False)
     mean, spread = standardised(train)
 
     def standard_of(parts: Sequence[Collected]) -> Tensor:
@@ -218,11 +218,6 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
     sound, damaged = from_all("train", "none"), [from_all("train", fault) for fault in FAULT_NAMES]
     labels = torch.cat([torch.full((len(part.nmse),), i) for i, part in enumerate((sound, *damaged))])
     faults = fit_faults(standard_of((sound, *damaged)), labels, train.names)
-    own = [load(folder, method, "train", fault) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
-    log_nmse = torch.from_numpy(np.log(np.concatenate([part.nmse for part in (train, *own)]) + FLOOR)).float()
-    weight = torch.full((len(log_nmse),), 0.3)
-    weight[: len(train.nmse)] = 1.0
-    error = fit_error(standard_of((train, *own)), log_nmse, weight)
     limiting = from_all("calibration", "none", (method,))
     reconstructor = make_reconstructor(method)
     assert isinstance(reconstructor, SlicewiseReconstructor)
@@ -231,8 +226,6 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         "weights_digest": reconstructor.weights_digest,
         "settings": None if reconstructor.weights_digest else dict(reconstructor.parameters),
         "scans": {
-            "error": [len(train.nmse), len(log_nmse) - len(train.nmse)],
-            "intervals": len(calibration.nmse),
             "checks": [len(part.nmse) for part in (sound, *damaged)],
             "limits": len(limiting.nmse),
         },
@@ -245,7 +238,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         names=train.names,
         mean=mean,
         spread=spread,
-        error=error,
+        error=Ensemble(len(train.names), 2),
         places=ErrorMap(),
         faults=faults,
         fault_names=FAULT_NAMES,
@@ -256,37 +249,32 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         place_scores=empty,
         about=about,
     )
-    told = numbers(heads.standard(train.named()[: len(train.pictures)]), heads).detach()
-    heads = dataclasses.replace(heads, places=fit_places(train, told))
     with torch.inference_mode():
-        means, spreads = log_errors(heads.standard(calibration.named()), heads)
-        residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means) / spreads
         clean = fault_scores(heads.standard(limiting.named()), heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
         limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)]).cummax(0).values
-        heads = dataclasses.replace(heads, error_scores=residual.sort().values, limits=limits)
-    return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
+    return fit_errors(method, folder, dataclasses.replace(heads, limits=limits))
 
 
-def fit_errors(method: str, folder: Path, shipped: Heads) -> Heads:
-    """What predicts errors and their places, anew from more scans; standardisation and checks stay as they are."""
+def fit_errors(method: str, folder: Path, known: Heads) -> Heads:
+    """What predicts errors and their places; standardisation and checks stay as they are known."""
     train, calibration = (load(folder, method, people, "none") for people in ("train", "calibration"))
     own = [load(folder, method, "train", fault, False) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
-    every = joined((train, *own), shipped.names)
+    every = joined((train, *own), known.names)
     log_nmse = torch.from_numpy(np.log(every.nmse + FLOOR)).float()
     weight = torch.full((len(log_nmse),), 0.3)
     weight[: len(train.nmse)] = 1.0
-    heads = dataclasses.replace(shipped, error=fit_error(shipped.standard(every.named()), log_nmse, weight))
+    heads = dataclasses.replace(known, error=fit_error(known.standard(every.named()), log_nmse, weight))
     told = numbers(heads.standard(train.named()[: len(train.pictures)]), heads).detach()
     heads = dataclasses.replace(heads, places=fit_places(train, told))
     with torch.inference_mode():
         means, spreads = log_errors(heads.standard(calibration.named()), heads)
         residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means) / spreads
-    scans = shipped.about["scans"] | {
+    scans = known.about["scans"] | {
         "error": [len(train.nmse), len(log_nmse) - len(train.nmse)],
         "intervals": len(calibration.nmse),
     }
-    heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=shipped.about | {"scans": scans})
+    heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=known.about | {"scans": scans})
     return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
 
 

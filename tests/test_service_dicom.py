@@ -292,6 +292,36 @@ def test_a_parcel_that_is_broken_holds_up_no_other(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "outbox").iterdir()] == ["a"]
 
 
+def test_a_series_cut_in_two_by_a_restart_waits_for_its_sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was half way tries again after seconds that grow; the half that is here is not taken for the whole."""
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # which the node changes
+    rules = (DicomRule(mode="restore", psf="gaussian:2"),)
+    place = {"data_dir": str(tmp_path), "dicom_port": 1, "dicom_callers": ("A",), "dicom_rules": rules}
+    began = time.time()
+    halves = {}
+    for name, age in (("before", -3600.0), ("since", 1.0)):  # seconds from the start to the last object
+        halves[name] = tmp_path / "dicom" / "inbox" / name
+        halves[name].mkdir(parents=True)
+        (halves[name] / "caller").write_text("A")
+        for path in write_series(tmp_path / name, count=2):
+            shutil.copy(path, halves[name] / f"{path.stem}.dcm")
+        for path in [*halves[name].iterdir(), halves[name]]:
+            os.utime(path, (began + age, began + age))
+    found = Node(ServiceSettings(**place, dicom_quiet_seconds=5.0))
+    found._since = began
+
+    def taken_at(seconds: float) -> set[str]:
+        monkeypatch.setattr("mri_unroll.service.dicom_node.time.time", lambda: began + seconds)
+        found._take_series()
+        return {name for name, folder in halves.items() if not folder.exists()}
+
+    assert taken_at(5.5) == set()
+    assert taken_at(6.5) == {"since"}
+    assert taken_at(29.5) == {"since"}
+    assert taken_at(30.5) == {"since", "before"}
+    assert len(found._jobs.listed("dicom")) == 2
+
+
 def test_a_full_disk_leaves_no_halves_of_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy for the job cannot be written, again and again; with room there is one job, and the series is gone."""
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # which the node changes

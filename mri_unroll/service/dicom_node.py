@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 OWNER = "dicom"
 _LOOK = 0.5  # seconds between looks at the inbox, the jobs and the outbox
 _TROUBLE = 5.0  # seconds more when neither disk nor database can be had
+_RETURN = 30.0  # seconds for senders whose series a restart cut in two: they come back, at growing intervals
 _STORED, _FULL, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _VERIFICATION = "1.2.840.10008.1.1"
 _MOST_ASSOCIATIONS = 64
@@ -164,8 +165,11 @@ class Node:
         """Make a job of every series that has been quiet for long enough, and is not about to be sent more of."""
         for folder in self._inbox.iterdir():
             files = sorted(folder.glob("*.dcm"))
-            latest = max([self._since, folder.stat().st_mtime, *(path.stat().st_mtime for path in files)])
-            if time.time() - latest >= self._settings.dicom_quiet_seconds:
+            latest = max([folder.stat().st_mtime, *(path.stat().st_mtime for path in files)])
+            quiet = self._settings.dicom_quiet_seconds
+            if latest < self._since:  # nothing more has come since this process began
+                latest, quiet = self._since, max(quiet, _RETURN)
+            if time.time() - latest >= quiet:
                 with self._turn:  # what comes from now on begins a series of its own
                     if folder.name not in self._under_way():
                         folder.rename(self._taken / f"{folder.name}.{time.time_ns()}")

@@ -185,8 +185,9 @@ def _report_content(
     sens_maps = None
     if len(parts.shape) == 2:  # of a volume that stays whole, maps would cost as much again as the picture
         across = parts.axis != 0
+        part = parts.take(parts.count // 2 if across else index)
         with torch.inference_mode():
-            sens_maps = parts.take(parts.count // 2 if across else index).calibrated().op.sens_maps[0].numpy()
+            sens_maps = part.upright(part.calibrated().op.sens_maps[0]).numpy()
     return ReportContent(
         title=path.name,
         image=volume.image,

@@ -61,10 +61,11 @@ class PatientTags:
 class Scan:
     """Multi-coil k-space in the file's own units; on a grid, zero frequency lies at index ``n // 2``.
 
-    In a grid ``ky`` is the readout, ``kx`` the phase encoding and ``kz`` the partition encoding. A ``trajectory`` makes
-    the scan non-Cartesian: then there is no mask. It holds where each sample lies, in cycles per *encoded* field of
-    view, thus within half of `Geometry.encoded_shape` of zero; its last axis is ordered as the picture's, ``(y, x)`` or
-    ``(z, y, x)``.
+    In a grid ``ky`` is the readout, ``kx`` the phase encoding and ``kz`` the partition encoding; where the mask shows
+    that whole lines lie along ``kx`` in place of ``ky``, reconstruction exchanges the two and gives the picture as it
+    lay. A ``trajectory`` makes the scan non-Cartesian: then there is no mask. It holds where each sample lies, in
+    cycles per *encoded* field of view, thus within half of `Geometry.encoded_shape` of zero; its last axis is ordered
+    as the picture's, ``(y, x)`` or ``(z, y, x)``.
 
     Raises
     ------

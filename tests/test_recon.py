@@ -12,6 +12,7 @@ from support.methods import CARTESIAN
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, DeviceError, InputError
+from mri_unroll.image import Evidence
 from mri_unroll.metrics import nmse
 from mri_unroll.nets import ModelConfig, build
 from mri_unroll.nets.model import save
@@ -28,7 +29,7 @@ from mri_unroll.recon.calibrate import (
 )
 from mri_unroll.recon.learned import REVERSALS, as_fully_sampled, fitting_precision
 from mri_unroll.recon.methods import NETWORKS
-from mri_unroll.recon.parts import take_apart
+from mri_unroll.recon.parts import is_turned, take_apart
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.recon.slicewise import EMPTY, SlicewiseReconstructor
@@ -54,6 +55,18 @@ def make_scan(
         source=Source(format="test", digest="sha256:0", n_slices=n_slices, slices=(0, n_slices)),
     )
     return dataclasses.replace(scan, reference=make_reconstructor("zero-filled").reconstruct(scan).pixels)
+
+
+def exchanged(scan: Scan) -> Scan:
+    """The same with the last two axes exchanged."""
+    assert scan.mask is not None
+    height, width = scan.geometry.recon_shape
+    return dataclasses.replace(
+        scan,
+        kspace=np.ascontiguousarray(scan.kspace.swapaxes(-2, -1)),
+        mask=np.ascontiguousarray(scan.mask.swapaxes(-2, -1)),
+        geometry=dataclasses.replace(scan.geometry, recon_shape=(width, height)),
+    )
 
 
 @pytest.fixture(params=[*CARTESIAN, "checkpoint", "equilibrium checkpoint"])
@@ -135,6 +148,42 @@ def test_partial_fourier_along_both_axes(method: str) -> None:
         image = make_reconstructor(method).reconstruct(dataclasses.replace(full, mask=mask))
         assert image.diagnostics.warnings == ()
         assert nmse(full.reference, image.pixels) < 0.1
+
+
+def test_files_with_readouts_along_the_last_axis_give_the_same_picture(method: str) -> None:
+    scan = undersample(make_scan(recon_shape=(50, 55), noise=0.01), "equispaced_fraction", 3.0, 0.1, seed=1)
+    turned = exchanged(scan)
+    found, expected = (make_reconstructor(method).reconstruct(s) for s in (turned, scan))
+    np.testing.assert_array_equal(found.pixels, expected.pixels.swapaxes(-2, -1))
+    assert found.diagnostics.data_residual == expected.diagnostics.data_residual
+    assert [take_apart(s).take(0).turned for s in (turned, scan)] == [True, False]
+
+
+def test_what_is_turned() -> None:
+    lines = np.broadcast_to(np.arange(12) % 3 == 0, (10, 12)).copy()
+    full, half, point = np.ones((10, 12), bool), lines.copy(), lines.copy()
+    half[:4] = False  # a readout from one side
+    point[0, 1] = True
+    partial = full.copy()
+    partial[:, :3] = False  # partial Fourier
+    box = partial.copy()
+    box[:2] = False
+    for mask in (lines, half, partial):
+        assert (is_turned(mask), is_turned(mask.T)) == (False, True)
+    for mask in (full, box, point, ~full, make_mask("poisson", (24, 32), 3.0, 0.1, seed=0)):
+        assert (is_turned(mask), is_turned(mask.T)) == (False, False)
+
+
+def test_the_error_map_is_turned_back() -> None:
+    scan = undersample(make_scan(), "equispaced_fraction", 3.0, 0.1, seed=1)
+    turned = exchanged(scan)
+    plain = make_reconstructor("cg-sense")
+    assert isinstance(plain, SlicewiseReconstructor)
+    judged = dataclasses.replace(plain, witness=lambda problem, image, op: (Evidence({}, 1.0), image[0].real))
+    found, expected = (judged.reconstruct(s).predicted_error for s in (turned, scan))
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_array_equal(found, expected.swapaxes(-2, -1))
 
 
 def test_zero_filled_of_full_data_is_the_root_sum_of_squares_also_when_cropped() -> None:

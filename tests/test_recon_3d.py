@@ -18,7 +18,7 @@ from mri_unroll.metrics import nmse
 from mri_unroll.physics.sampling import make_mask
 from mri_unroll.physics.trajectory import koosh_ball, stack_of_stars
 from mri_unroll.pipeline import reconstruct_file
-from mri_unroll.recon.parts import take_apart
+from mri_unroll.recon.parts import sampling_of, take_apart
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.scan import Scan
@@ -107,6 +107,34 @@ def test_taking_apart_is_exact(full: Scan) -> None:
         assert apart.provenance.scale[0] == pytest.approx(whole.provenance.scale[0], rel=0.3)
         residuals = apart.diagnostics.data_residual[0], whole.diagnostics.data_residual[0]
         assert residuals[0] == pytest.approx(residuals[1], rel=0.05)
+
+
+@pytest.mark.parametrize("method", CARTESIAN)
+@pytest.mark.parametrize("kind", ["poisson", "equispaced_fraction"])
+def test_volumes_with_readouts_along_the_last_axis_give_the_same_picture(method: str, kind: str, full: Scan) -> None:
+    full = dataclasses.replace(full, geometry=dataclasses.replace(full.geometry, recon_shape=(12, 16)))
+    scan = undersample(full, kind, 2.0, 0.2, seed=1)
+    assert scan.mask is not None
+    turned = dataclasses.replace(
+        scan,
+        kspace=np.ascontiguousarray(scan.kspace.swapaxes(-2, -1)),
+        mask=np.ascontiguousarray(scan.mask.swapaxes(-2, -1)),
+        geometry=dataclasses.replace(scan.geometry, recon_shape=(16, 12)),
+    )
+    found, expected = (make_reconstructor(method).reconstruct(s) for s in (turned, scan))
+    np.testing.assert_array_equal(found.pixels, expected.pixels.swapaxes(-2, -1))
+    np.testing.assert_array_equal(sampling_of(turned), sampling_of(scan))
+
+
+def test_partitions_left_out_are_undersampled_lines(full: Scan) -> None:
+    """The other phase encoding is whole: each plane has lines along it, and is turned."""
+    mask = np.zeros(SHAPE, bool)
+    mask[[0, 3, 4, 5, 6, 7, 9]] = True
+    part = take_apart(dataclasses.replace(full, mask=mask)).take(0)
+    assert part.turned
+    assert part.picture_shape == (SHAPE[2], SHAPE[0])
+    image = make_reconstructor("cg-sense").reconstruct(dataclasses.replace(full, mask=mask))
+    assert image.pixels.shape == SHAPE
 
 
 @pytest.mark.parametrize("method", WHOLE_METHODS)

@@ -3,10 +3,14 @@
 Slices are apart from the start. A 3-D Cartesian volume falls apart along its readout, which is sampled whole: after an
 inverse Fourier transform along it, each row of the readout is a plane of its own, undersampled as ``(kz, kx)`` was. A
 stack of stars (or of any one planar trajectory) falls apart along its partitions. What is left stays whole.
+
+Lines run along the first axis of a plane. Where a mask shows that they ran along the last, the plane is turned: what
+follows, networks above all, knows nothing else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -48,6 +52,7 @@ class Part:
     sampling: Tensor | SampledTrajectory  # mask of k-space without coils, True where measured, or where samples lie
     scale: float | None = None  # bright tissue of the volume it belongs to; None: it stands alone
     noise: float | None = None  # standard deviation of a sample of that volume
+    turned: bool = False  # the last two axes are exchanged, so that lines run along the first of them
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -63,12 +68,12 @@ class Part:
     def to(self, device: torch.device) -> Part:
         """The same on another device; a trajectory moves where it is used."""
         sampling = self.sampling
-        return Part(
-            self.kspace.to(device),
-            sampling if isinstance(sampling, SampledTrajectory) else sampling.to(device),
-            self.scale,
-            self.noise,
-        )
+        moved = sampling if isinstance(sampling, SampledTrajectory) else sampling.to(device)
+        return dataclasses.replace(self, kspace=self.kspace.to(device), sampling=moved)
+
+    def upright(self, picture: Tensor) -> Tensor:
+        """A picture of this part, ``(..., y, x)``, with its axes as in the scan."""
+        return picture.transpose(-2, -1) if self.turned else picture
 
     def calibrated(self, max_coils: int = MAX_COILS) -> Problem:
         """The forward problem, with coil maps, scale and noise; of at most ``max_coils`` virtual coils."""
@@ -140,12 +145,33 @@ def _planar_slice(scan: Scan, index: int) -> Part:
     """
     kspace, masks = _white(scan, index), _mask(scan)
     mask = np.array(masks if masks.ndim == 2 else masks[index])
-    n_rows = scan.geometry.recon_shape[0]
+    turned = is_turned(mask)
+    n_rows = scan.geometry.recon_shape[1 if turned else 0]
+    if turned:
+        kspace, mask = kspace.transpose(-2, -1).contiguous(), np.ascontiguousarray(mask.T)
     if n_rows < kspace.shape[-2] and not varies_along(mask):
         rows = centred_ifft(kspace, (-2,))
         kspace = centred_fft(rows[..., _inside(kspace.shape[-2], n_rows), :], (-2,))
         mask = mask[:n_rows]
-    return Part(kspace, torch.from_numpy(mask))
+    return Part(kspace, torch.from_numpy(mask), turned=turned)
+
+
+def is_turned(mask: NDArray[np.bool_]) -> bool:
+    """Tell whether lines run along the last axis of a mask ``(ky, kx)``, and what was left out lies along the first.
+
+    Networks, noise estimates and checks know lines along ``ky``: other files are turned for them. Lines may be shorter
+    than the axis, as of a readout sampled from one side; of points, and where nothing was left out, it is False.
+    """
+    rows, columns = mask.any(1), mask.any(0)
+    if not mask.any() or (mask != rows[:, None] & columns).any():
+        return False
+    return not _gaps(columns) and (bool(_gaps(rows)) or bool(columns.all() and not rows.all()))
+
+
+def _gaps(lines: NDArray[np.bool_]) -> int:
+    """How many lines are missing between the first and the last."""
+    found = np.flatnonzero(lines)
+    return int(found[-1] - found[0] + 1 - found.size) if found.size else 0
 
 
 def _sampled_slice(scan: Scan, index: int) -> Part:
@@ -166,25 +192,44 @@ def _volume(scan: Scan, index: int) -> Part:
 
 
 def _along_readout(scan: Scan) -> Parts | None:
-    """The planes ``(kz, kx)`` of a Cartesian volume; None if lines were not all read alike."""
+    """The planes of both phase encodings of a Cartesian volume; None if lines were not all read alike."""
     mask = torch.from_numpy(np.array(_mask(scan)))  # (kz, ky, kx)
-    plane, read = mask.any(1), mask.any(0).any(-1)
-    if not bool((mask == (plane[:, None, :] & read[:, None])).all()):
+    axis = readout_axis(mask.numpy())
+    if axis is None:
         return None
     kspace = torch.where(mask, _white(scan, 0), 0)
+    if axis == 2:
+        kspace, mask = (x.transpose(-2, -1).contiguous() for x in (kspace, mask))
+    n_rows, n_columns = scan.geometry.recon_shape[axis - 1], scan.geometry.recon_shape[2 - axis]
+    plane, read = mask.any(1), mask.any(0).any(-1)
     noise, scale = estimate_noise(kspace, mask), _volume_scale(kspace, plane)
-    n_rows = scan.geometry.recon_shape[0]
     inside = _inside(kspace.shape[-2], n_rows)
     rows = kspace.new_empty(n_rows, *kspace.shape[:2], kspace.shape[-1])
     for coil in range(scan.n_coils):
         rows[:, coil] = centred_ifft(kspace[coil], (-2,))[:, inside].movedim(1, 0)
+    turned = is_turned(plane.numpy())
+    sampling = plane.T.contiguous() if turned else plane
+
+    def take(index: int) -> Part:
+        row = rows[index].transpose(-2, -1).contiguous() if turned else rows[index]
+        return Part(row, sampling, scale, noise, turned)
+
     return Parts(
         count=n_rows,
-        take=lambda index: Part(rows[index], plane, scale, noise),
-        shape=(scan.geometry.n_partitions, scan.geometry.recon_shape[1]),
-        axis=1,
+        take=take,
+        shape=(scan.geometry.n_partitions, n_columns),
+        axis=axis,
         warnings=() if bool(read.all()) else (_ASYMMETRIC,),
     )
+
+
+def readout_axis(mask: NDArray[np.bool_]) -> int | None:
+    """The axis of a volume's mask ``(kz, ky, kx)`` along which lines were read, 1 or 2, all alike and without gaps."""
+    for axis in (1, 2):
+        read = mask.any((0, 3 - axis))
+        if (mask == np.expand_dims(mask.any(axis), axis) & np.expand_dims(read, 2 - axis)).all() and not _gaps(read):
+            return axis
+    return None
 
 
 def _volume_scale(kspace: Tensor, plane: Tensor) -> float:
@@ -236,9 +281,11 @@ def _stack(scan: Scan) -> tuple[NDArray[np.intp], SampledTrajectory] | None:
 
 
 def sampling_of(scan: Scan, index: int = 0) -> NDArray[np.bool_] | SampledTrajectory:
-    """How a slice, or a volume, was sampled: a mask ``(ky, kx)``, ``(kz, kx)`` if 3-D, or a trajectory."""
+    """How a slice, or a volume, was sampled: a mask, of a volume that of both phase encodings, or a trajectory."""
     if scan.is_cartesian:
         mask = _mask(scan)
-        return np.asarray(mask.any(axis=1)) if scan.ndim == 3 else mask if mask.ndim == 2 else mask[index]
+        if scan.ndim == 3:
+            return np.asarray(mask.any(axis=readout_axis(mask) or 1))
+        return mask if mask.ndim == 2 else mask[index]
     stack = _stack(scan) if scan.ndim == 3 else None
     return stack[1] if stack is not None else _trajectory(scan, index)

@@ -167,12 +167,13 @@ def run_parts(
         try:
             with torch.inference_mode():
                 result = _run(reconstruct_part, part.to(device))
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as failure:
             raise DeviceError(
                 f"{device} ran out of memory on a part of {tuple(part.kspace.shape)}.", "Use --device cpu."
-            ) from error
-        pictures.append(parts.cropped(result.picture))
-        errors.append(None if result.predicted_error is None else parts.cropped(result.predicted_error))
+            ) from failure
+        pictures.append(parts.cropped(part.upright(result.picture)))
+        error = result.predicted_error
+        errors.append(None if error is None else parts.cropped(part.upright(error)))
         evidence += [result.evidence] if result.evidence else []
         warnings |= dict.fromkeys(result.warnings)
         energy = float(torch.linalg.vector_norm(torch.view_as_real(part.kspace), dtype=torch.float64)) ** 2

@@ -123,6 +123,8 @@ def sampling(content: ReportContent) -> dict[str, Any]:
     if mask is None:
         return _trajectory(content)
     lines = not varies_along(mask)
+    if not lines and not varies_along(mask, -1):  # they run along the other axis
+        mask, lines = mask.T, True
     if lines:
         scale = math.ceil(_STRIP[0] / mask.shape[1])
         plane = mask[:1].repeat(scale, axis=1).repeat(_STRIP[1], axis=0)

@@ -18,6 +18,7 @@ from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, ModelError
 from mri_unroll.image import Evidence
 from mri_unroll.physics.phantom import phantom_kspace
+from mri_unroll.physics.sampling import make_mask
 from mri_unroll.pipeline import reconstruct_file
 from mri_unroll.recon.reconstructor import make_reconstructor, shipped_models
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
@@ -26,6 +27,7 @@ from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks
 from mri_unroll.trust.checks import SAYS, Check, fault_checks
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
+from mri_unroll.trust.middle import MiddleChecks
 from mri_unroll.trust.noise import noise_over_announced
 from mri_unroll.trust.prediction import Prediction, check_coverage, deviations, error_map, predict, quantile
 from mri_unroll.trust.verdict import CHECK_NMSE, NO_GO_NMSE, Verdict, judge
@@ -225,7 +227,8 @@ def test_noise_is_found_under_signal_that_few_directions_of_coil_space_hold() ->
 
 def test_empty_lines_and_silent_coils_are_counted() -> None:
     sound = checks_of(scan_of(n_slices=2))
-    assert {name: check.verdict for name, check in sound.items()} == {"empty_lines": "go", "silent_coils": "go"}
+    verdicts = {name: check.verdict for name, check in sound.items()}
+    assert verdicts == dict.fromkeys(("empty_lines", "silent_coils", "origin", "wrapped"), "go")
     kspace = scan_of().kspace.copy()
     kspace[..., 10:14] = 0
     kspace[:, 2] = 0
@@ -234,6 +237,43 @@ def test_empty_lines_and_silent_coils_are_counted() -> None:
     assert "4 of 80 lines" in found["empty_lines"].says
     assert found["silent_coils"].verdict == "check"
     assert "1 of 4 coils" in found["silent_coils"].says
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+@pytest.mark.parametrize("acceleration", [1.0, 4.0])
+def test_zero_frequency_and_the_body_belong_in_the_middle(axis: int, acceleration: float) -> None:
+    mask = make_mask("equispaced_fraction", SHAPE, acceleration, 0.12, seed=0)
+    scan = scan_of(n_slices=2, noise=0.01, mask=mask)
+    sound = checks_of(scan)
+    assert (sound["origin"].verdict, sound["wrapped"].verdict) == ("go", "go")
+    order = {"kspace": np.fft.ifftshift(scan.kspace, axes=axis), "mask": np.fft.ifftshift(mask, axes=axis)}
+    found = checks_of(dataclasses.replace(scan, **order))
+    assert found["origin"].verdict == "no-go"
+    assert f"along {'ky' if axis == -2 else 'kx'}" in found["origin"].says
+    assert "numpy.fft.fftshift" in found["origin"].says
+    assert "wrapped" not in found
+    signs = np.where(np.indices(SHAPE)[axis] % 2, np.float32(-1), np.float32(1))
+    found = checks_of(dataclasses.replace(scan, kspace=scan.kspace * signs))
+    assert found["origin"].verdict == "go"
+    assert found["wrapped"].verdict == "check"
+    assert f"along {'ky' if axis == -2 else 'kx'}" in found["wrapped"].says
+
+
+def test_the_middle_of_volumes_and_of_slices_without_calibration() -> None:
+    kspace = (
+        torch.from_numpy(phantom_kspace((64, 48), 2)[0])[:, None]
+        * torch.exp(-(torch.arange(-4.0, 5.0) ** 2))[:, None, None]
+    )
+    volume = MiddleChecks()
+    volume.see(kspace.roll(4, 1), torch.ones(kspace.shape[1:], dtype=torch.bool))
+    (check,) = volume.judged()
+    assert (check.name, check.verdict) == ("origin", "no-go")
+    assert "along kz" in check.says
+    sparse = torch.from_numpy(make_mask("equispaced", (64, 48), 4.0, 0.0, seed=0))
+    thin = MiddleChecks()
+    thin.see(torch.where(sparse, kspace[:, 4], 0), sparse)
+    assert {check.name: check.verdict for check in thin.judged()} == {"origin": "go"}
+    assert MiddleChecks().judged() == []
 
 
 @pytest.mark.parametrize(

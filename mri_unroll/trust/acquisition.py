@@ -1,15 +1,16 @@
-"""What can be said of a scan before any picture is made: coils, noise, and lines that were said to be measured."""
+"""What can be said of a scan before any picture is made: coils, noise, order, and lines that count as measured."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from mri_unroll.scan import Scan
 from mri_unroll.trust.checks import Check
+from mri_unroll.trust.middle import MiddleChecks
 from mri_unroll.trust.noise import noise_over_announced
 
 # Logarithm of the noise over what the noise scan told of. Signal that is taken for noise raises it a little; a fault
@@ -29,6 +30,7 @@ class AcquisitionChecks:
     empty: int = 0
     coils: int = 0
     silent: int = 0
+    middle: MiddleChecks = field(default_factory=MiddleChecks)
 
     def see(self, scan: Scan) -> None:
         """Look at some slices of a scan on a grid; of other scans nothing is said here."""
@@ -46,6 +48,7 @@ class AcquisitionChecks:
             lines = where.flatten(0, -2).any(0)
             if not bool((by_line > 0).any()):
                 continue  # an empty slice is told of elsewhere
+            self.middle.see(kspace, where)
             self.lines += int(lines.sum())
             self.empty += int((lines & (by_line == 0)).sum())
             self.coils = max(self.coils, len(energies))
@@ -69,4 +72,4 @@ class AcquisitionChecks:
         if self.coils > 1:
             says = f"{self.silent} of {self.coils} coils gave no signal."
             found.append(Check("silent_coils", float(self.silent), 0.0, self.coils / 2, says))
-        return found
+        return found + self.middle.judged()

@@ -105,7 +105,7 @@ class Scan:
                 f"Expected a reference with {n_pictures} slices like k-space, got {self.reference.shape[0]}."
             )
         for index in range(self.n_slices):  # slice by slice: no boolean copy of the volume
-            if not np.isfinite(self.kspace[index].view(np.float32)).all():
+            if not np.isfinite(self.kspace[index]).all():
                 raise CorruptScan(
                     f"K-space of slice {self.source.slices[0] + index} holds NaN or infinite values.",
                     "Export the raw data again; no picture is made from guesses.",

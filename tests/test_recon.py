@@ -18,6 +18,7 @@ from mri_unroll.nets import ModelConfig, build
 from mri_unroll.nets.model import save
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.phantom import phantom_kspace
+from mri_unroll.physics.readout import is_turned
 from mri_unroll.physics.sampling import make_mask
 from mri_unroll.recon.calibrate import (
     MAX_COILS,
@@ -29,7 +30,7 @@ from mri_unroll.recon.calibrate import (
 )
 from mri_unroll.recon.learned import REVERSALS, as_fully_sampled, fitting_precision
 from mri_unroll.recon.methods import NETWORKS
-from mri_unroll.recon.parts import is_turned, take_apart
+from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import make_reconstructor
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.recon.slicewise import EMPTY, SlicewiseReconstructor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ def test_oversampling_is_cut_off_in_the_picture(scans: Path) -> None:
     whole = centred_ifft2(scan.kspace[0])
     np.testing.assert_allclose(centred_ifft2(kspace), whole[:, 36:108], atol=1e-5)
     assert mask.shape == (72, 60)
+
+
+def test_lines_along_the_last_axis_are_turned(scans: Path) -> None:
+    scan = fastmri.read(scans / "one.h5", slice(0, 1))
+    mask = np.zeros(scan.matrix, bool)
+    mask[:, ::3] = True
+    lines = dataclasses.replace(scan, mask=mask)
+    height, width = scan.geometry.recon_shape
+    turned = dataclasses.replace(
+        lines,
+        kspace=scan.kspace.swapaxes(-2, -1),
+        mask=mask.T,
+        geometry=dataclasses.replace(scan.geometry, recon_shape=(width, height)),
+    )
+    for found, expected in zip(without_oversampling(turned), without_oversampling(lines), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_undersampled_scans_are_refused_where_a_reference_is_needed(scans: Path) -> None:

@@ -19,6 +19,7 @@ from mri_unroll.errors import InputError
 from mri_unroll.io import fastmri
 from mri_unroll.io.fastmri_contents import read_contents
 from mri_unroll.io.hdf5 import open_checked
+from mri_unroll.physics.readout import is_turned
 from mri_unroll.physics.sampling import effective_acceleration
 from mri_unroll.scan import Scan
 from mri_unroll.training.simulate import Acquisition, Turn, centred_fft2, centred_ifft2, random_mask
@@ -123,11 +124,16 @@ class MeasuredScans:
 
 
 def without_oversampling(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """K-space and mask of a slice, its rows outside the final field of view cut off where lines were read whole."""
+    """K-space and mask of a slice, its rows outside the final field of view cut off where lines were read whole.
+
+    Lines along the last axis are turned, as reconstruction turns them.
+    """
     kspace, mask = scan.kspace[0], scan.mask
     assert mask is not None  # fastMRI's layout is a grid
-    mask = mask if mask.ndim == 2 else mask[0]
-    n, wanted = kspace.shape[1], scan.geometry.recon_shape[0]
+    mask, wanted = mask if mask.ndim == 2 else mask[0], scan.geometry.recon_shape[0]
+    if is_turned(mask):
+        kspace, mask, wanted = kspace.swapaxes(-2, -1), mask.T, scan.geometry.recon_shape[1]
+    n = kspace.shape[1]
     if wanted >= n or (mask != mask[:1]).any():
         return kspace, mask
     rows = fftshift(ifft(ifftshift(kspace, axes=1), axis=1, norm="ortho"), axes=1)

@@ -182,7 +182,12 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 def test_shipped_runs_can_be_read() -> None:
-    for name in ("train_unrolled.toml", "train_unrolled_stage1.toml", "train_unrolled_small.toml"):
+    for name in (
+        "train_unrolled.toml",
+        "train_unrolled_stage1.toml",
+        "train_unrolled_stage2.toml",
+        "train_unrolled_small.toml",
+    ):
         config = read_training(REPOSITORY / "scripts" / name)
         assert config.loss == "relative"
         assert config.supervision == "reference"

@@ -219,17 +219,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
     labels = torch.cat([torch.full((len(part.nmse),), i) for i, part in enumerate((sound, *damaged))])
     faults = fit_faults(standard_of((sound, *damaged)), labels, train.names)
     limiting = from_all("calibration", "none", (method,))
-    reconstructor = make_reconstructor(method)
-    assert isinstance(reconstructor, SlicewiseReconstructor)
-    about = {
-        "method": method,
-        "weights_digest": reconstructor.weights_digest,
-        "settings": None if reconstructor.weights_digest else dict(reconstructor.parameters),
-        "scans": {
-            "checks": [len(part.nmse) for part in (sound, *damaged)],
-            "limits": len(limiting.nmse),
-        },
-    }
+    scans = {"checks": [len(part.nmse) for part in (sound, *damaged)], "limits": len(limiting.nmse)}
     with torch.inference_mode():
         standard = standard_of((sound,))
         usual, log_usual_spread = usual_scores(faults(standard), terms(standard, train.names))
@@ -247,7 +237,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         limits=empty,
         error_scores=empty,
         place_scores=empty,
-        about=about,
+        about={"scans": scans},
     )
     with torch.inference_mode():
         clean = fault_scores(heads.standard(limiting.named()), heads)
@@ -257,7 +247,7 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
 
 
 def fit_errors(method: str, folder: Path, known: Heads) -> Heads:
-    """What predicts errors and their places; standardisation and checks stay as they are known."""
+    """What predicts errors and their places of the method as it is now; standardisation and checks stay as known."""
     train, calibration = (load(folder, method, people, "none") for people in ("train", "calibration"))
     own = [load(folder, method, "train", fault, False) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
     every = joined((train, *own), known.names)
@@ -270,11 +260,16 @@ def fit_errors(method: str, folder: Path, known: Heads) -> Heads:
     with torch.inference_mode():
         means, spreads = log_errors(heads.standard(calibration.named()), heads)
         residual = (torch.from_numpy(np.log(calibration.nmse + FLOOR)).float() - means) / spreads
-    scans = known.about["scans"] | {
-        "error": [len(train.nmse), len(log_nmse) - len(train.nmse)],
-        "intervals": len(calibration.nmse),
+    reconstructor = make_reconstructor(method)
+    assert isinstance(reconstructor, SlicewiseReconstructor)
+    about = {
+        "method": method,
+        "weights_digest": reconstructor.weights_digest,
+        "settings": None if reconstructor.weights_digest else dict(reconstructor.parameters),
+        "scans": known.about["scans"]
+        | {"error": [len(train.nmse), len(log_nmse) - len(train.nmse)], "intervals": len(calibration.nmse)},
     }
-    heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=known.about | {"scans": scans})
+    heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=about)
     return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.methods import CARTESIAN
+from support.simulation import exchanged
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import ConfigError, DeviceError, InputError
@@ -56,18 +57,6 @@ def make_scan(
         source=Source(format="test", digest="sha256:0", n_slices=n_slices, slices=(0, n_slices)),
     )
     return dataclasses.replace(scan, reference=make_reconstructor("zero-filled").reconstruct(scan).pixels)
-
-
-def exchanged(scan: Scan) -> Scan:
-    """The same with the last two axes exchanged."""
-    assert scan.mask is not None
-    height, width = scan.geometry.recon_shape
-    return dataclasses.replace(
-        scan,
-        kspace=np.ascontiguousarray(scan.kspace.swapaxes(-2, -1)),
-        mask=np.ascontiguousarray(scan.mask.swapaxes(-2, -1)),
-        geometry=dataclasses.replace(scan.geometry, recon_shape=(width, height)),
-    )
 
 
 @pytest.fixture(params=[*CARTESIAN, "checkpoint", "equilibrium checkpoint"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.methods import ANY_SAMPLING, CARTESIAN
-from support.simulation import blobs, grid_volume, make_scan, sampled_volume
+from support.simulation import blobs, exchanged, grid_volume, make_scan, sampled_volume
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import InputError, ShapeError, UnsupportedScan
@@ -114,13 +114,7 @@ def test_taking_apart_is_exact(full: Scan) -> None:
 def test_volumes_with_readouts_along_the_last_axis_give_the_same_picture(method: str, kind: str, full: Scan) -> None:
     full = dataclasses.replace(full, geometry=dataclasses.replace(full.geometry, recon_shape=(12, 16)))
     scan = undersample(full, kind, 2.0, 0.2, seed=1)
-    assert scan.mask is not None
-    turned = dataclasses.replace(
-        scan,
-        kspace=np.ascontiguousarray(scan.kspace.swapaxes(-2, -1)),
-        mask=np.ascontiguousarray(scan.mask.swapaxes(-2, -1)),
-        geometry=dataclasses.replace(scan.geometry, recon_shape=(16, 12)),
-    )
+    turned = exchanged(scan)
     found, expected = (make_reconstructor(method).reconstruct(s) for s in (turned, scan))
     np.testing.assert_array_equal(found.pixels, expected.pixels.swapaxes(-2, -1))
     np.testing.assert_array_equal(sampling_of(turned), sampling_of(scan))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.simulation import exchanged
 from support.training import tiny, write_images, write_kspace
 
 from mri_unroll.errors import ConfigError, InputError
@@ -74,13 +75,7 @@ def test_lines_along_the_last_axis_are_turned(scans: Path) -> None:
     mask = np.zeros(scan.matrix, bool)
     mask[:, ::3] = True
     lines = dataclasses.replace(scan, mask=mask)
-    height, width = scan.geometry.recon_shape
-    turned = dataclasses.replace(
-        lines,
-        kspace=scan.kspace.swapaxes(-2, -1),
-        mask=mask.T,
-        geometry=dataclasses.replace(scan.geometry, recon_shape=(width, height)),
-    )
+    turned = exchanged(lines)
     for found, expected in zip(without_oversampling(turned), without_oversampling(lines), strict=True):
         np.testing.assert_array_equal(found, expected)
 

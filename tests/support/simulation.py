@@ -1,6 +1,8 @@
-"""Scans off the grid and in 3-D, simulated from formulas and not from the FFT of a raster."""
+"""Scans off the grid and in 3-D, simulated from formulas and not from the FFT of a raster, and scans turned."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,4 +101,16 @@ def make_scan(
         source=Source(format="test", digest="sha256:0", n_slices=len(kspace), slices=(0, len(kspace))),
         reference=reference,
         trajectory=None if trajectory is None else np.asarray(trajectory, np.float32),
+    )
+
+
+def exchanged(scan: Scan) -> Scan:
+    """The same with the last two axes exchanged."""
+    assert scan.mask is not None
+    height, width = scan.geometry.recon_shape
+    return dataclasses.replace(
+        scan,
+        kspace=np.ascontiguousarray(scan.kspace.swapaxes(-2, -1)),
+        mask=np.ascontiguousarray(scan.mask.swapaxes(-2, -1)),
+        geometry=dataclasses.replace(scan.geometry, recon_shape=(width, height)),
     )

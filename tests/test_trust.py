@@ -265,13 +265,15 @@ def test_the_middle_of_volumes_and_of_slices_without_calibration() -> None:
         * torch.exp(-(torch.arange(-4.0, 5.0) ** 2))[:, None, None]
     )
     volume = MiddleChecks()
-    volume.see(kspace.roll(4, 1), torch.ones(kspace.shape[1:], dtype=torch.bool))
+    moved = kspace.roll(4, 1)
+    volume.see(moved, torch.ones(kspace.shape[1:], dtype=torch.bool), moved.abs().square().sum(0))
     (check,) = volume.judged()
     assert (check.name, check.verdict) == ("origin", "no-go")
     assert "along kz" in check.says
     sparse = torch.from_numpy(make_mask("equispaced", (64, 48), 4.0, 0.0, seed=0))
     thin = MiddleChecks()
-    thin.see(torch.where(sparse, kspace[:, 4], 0), sparse)
+    given = torch.where(sparse, kspace[:, 4], 0)
+    thin.see(given, sparse, given.abs().square().sum(0))
     assert {check.name: check.verdict for check in thin.judged()} == {"origin": "go"}
     assert MiddleChecks().judged() == []
 

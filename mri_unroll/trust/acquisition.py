@@ -40,15 +40,15 @@ class AcquisitionChecks:
         for index in range(scan.n_slices):
             kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index]))
             where = mask[index] if mask.ndim > scan.ndim else mask
-            by_line, energies = torch.zeros(where.shape[-1]), []
+            power, energies = torch.zeros(where.shape, dtype=torch.float64), []
             for coil in kspace:  # one after the other: a volume may be large
-                power = torch.where(where, coil.abs().square(), 0).flatten(0, -2).sum(0)
-                by_line += power
-                energies.append(float(power.sum()))
-            lines = where.flatten(0, -2).any(0)
+                one = torch.where(where, coil.abs().square(), 0)
+                power += one
+                energies.append(float(one.sum()))
+            lines, by_line = where.flatten(0, -2).any(0), power.flatten(0, -2).sum(0)
             if not bool((by_line > 0).any()):
                 continue  # an empty slice is told of elsewhere
-            self.middle.see(kspace, where)
+            self.middle.see(kspace, where, power)
             self.lines += int(lines.sum())
             self.empty += int((lines & (by_line == 0)).sum())
             self.coils = max(self.coils, len(energies))

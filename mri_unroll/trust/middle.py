@@ -37,11 +37,8 @@ class MiddleChecks:
         self._counts: list[NDArray[np.float64]] = []  # of samples that it is the sum of
         self._bodies: list[NDArray[np.float64]] = []  # by axis of the picture, energy
 
-    def see(self, kspace: Tensor, mask: Tensor) -> None:
-        """Look at one slice or volume: ``(coil, [kz,] ky, kx)``, and where it was measured."""
-        power = torch.zeros(mask.shape, dtype=torch.float64)
-        for coil in kspace:  # one after the other: a volume may be large
-            power += torch.where(mask, coil.abs().square(), 0)
+    def see(self, kspace: Tensor, mask: Tensor, power: Tensor) -> None:
+        """Look at one slice or volume: ``(coil, [kz,] ky, kx)``, where it was measured, and its squares over coils."""
         self._power = _added(self._power, _profiles(power))
         self._counts = _added(self._counts, _profiles(mask.to(torch.float64)))
         sides = dense_sides(mask)

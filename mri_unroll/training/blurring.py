@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.resolution import TruncationOperator
 from mri_unroll.recon.blurred import pose
 from mri_unroll.recon.calibrate import brightness
-from mri_unroll.training.dataset import Volume
+from mri_unroll.training.dataset import Pictures, Volume
 from mri_unroll.training.examples import Supervised
 from mri_unroll.training.simulate import Turn, field_of_view, smooth_noise
 
@@ -53,8 +52,6 @@ class BlurredExample(Supervised):
 class BlurredPictures:
     """Endless, indexable blurred pictures: item ``i`` is the same in every run, process and resume.
 
-    Volumes are drawn equally often, whatever their number of slices.
-
     Parameters
     ----------
     volumes
@@ -76,13 +73,12 @@ class BlurredPictures:
         empty_share: float = EMPTY_SHARE,
         drawn_share: float = 0.0,
     ) -> None:
-        self.volumes = volumes
+        self.pictures = Pictures(volumes)
         self.seed = seed
         self.length = length
         self.turn = turn
         self.empty_share = empty_share
         self.drawn_share = drawn_share
-        self._images: dict[Path, NDArray[np.uint16]] = {}
 
     def __len__(self) -> int:
         return self.length
@@ -91,18 +87,8 @@ class BlurredPictures:
         rng = np.random.default_rng([self.seed, index, 2])
         with torch.no_grad(), use_engine("torch"):
             drawn = rng.random() < self.drawn_share
-            truth = drawn_picture(rng) if drawn else sharp_picture(self._image(rng), rng, self.turn)
+            truth = drawn_picture(rng) if drawn else sharp_picture(self.pictures.draw(rng), rng, self.turn)
             return blur(truth, rng, self.empty_share)
-
-    def _image(self, rng: Generator) -> NDArray[np.uint16]:
-        while True:
-            volume = self.volumes[int(rng.integers(len(self.volumes)))]
-            if volume.path not in self._images:
-                with np.load(volume.path) as file:
-                    self._images[volume.path] = file["images"]
-            image = self._images[volume.path][int(rng.integers(volume.first, volume.last))]
-            if np.count_nonzero(image > image.max() // 8) > 0.02 * image.size:  # more than a few voxels of tissue
-                return image
 
 
 def sharp_picture(image: NDArray[np.uint16], rng: Generator, turn: Turn | None = None) -> NDArray[np.float64]:

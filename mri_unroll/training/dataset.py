@@ -115,11 +115,27 @@ def _both(training: list[Volume], validation: list[Volume], held_out: str) -> tu
     return training, validation
 
 
-class SimulatedScans:
-    """Endless, indexable acquisitions: item ``i`` is the same in every run, process and resume.
+class Pictures:
+    """Slices of magnitude images, drawn at random; volumes equally often, so that a long scan outweighs no contrast."""
 
-    Volumes are drawn equally often, whatever their number of slices, so that a long scan outweighs no contrast.
-    """
+    def __init__(self, volumes: list[Volume]) -> None:
+        self.volumes = volumes
+        self._images: dict[Path, NDArray[np.uint16]] = {}
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.uint16]:
+        """A slice ``(y, x)`` with more than a few voxels of tissue."""
+        while True:
+            volume = self.volumes[int(rng.integers(len(self.volumes)))]
+            if volume.path not in self._images:
+                with np.load(volume.path) as file:
+                    self._images[volume.path] = file["images"]
+            image = self._images[volume.path][int(rng.integers(volume.first, volume.last))]
+            if np.count_nonzero(image > image.max() // 8) > 0.02 * image.size:
+                return image
+
+
+class SimulatedScans:
+    """Endless, indexable acquisitions of `Pictures`: item ``i`` is the same in every run, process and resume."""
 
     def __init__(
         self,
@@ -129,27 +145,16 @@ class SimulatedScans:
         turn: Turn | None = None,
         poisson: float = POISSON_SHARE,
     ) -> None:
-        self.volumes = volumes
+        self.pictures = Pictures(volumes)
         self.seed = seed
         self.length = length
         self.turn = turn
         self.poisson = poisson
-        self._images: dict[Path, NDArray[np.uint16]] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Acquisition:
         rng = np.random.default_rng([self.seed, index])
-        while True:
-            volume = self.volumes[int(rng.integers(len(self.volumes)))]
-            image = self._load(volume.path)[int(rng.integers(volume.first, volume.last))]
-            if np.count_nonzero(image > image.max() // 8) > 0.02 * image.size:  # more than a few voxels of tissue
-                masks = functools.partial(random_mask, rng=rng, poisson=self.poisson)
-                return simulate(image, rng, turn=self.turn, sampling=masks)
-
-    def _load(self, path: Path) -> NDArray[np.uint16]:
-        if path not in self._images:
-            with np.load(path) as file:
-                self._images[path] = file["images"]
-        return self._images[path]
+        masks = functools.partial(random_mask, rng=rng, poisson=self.poisson)
+        return simulate(self.pictures.draw(rng), rng, turn=self.turn, sampling=masks)

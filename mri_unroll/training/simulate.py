@@ -32,7 +32,7 @@ class Acquisition:
 
 
 def simulate(
-    image: NDArray[np.floating],
+    image: NDArray[np.floating | np.unsignedinteger],
     rng: Generator,
     *,
     n_coils: int | None = None,
@@ -92,7 +92,9 @@ def complex_normal(shape: tuple[int, ...], rng: Generator) -> NDArray[np.complex
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
 
 
-def object_image(image: NDArray[np.floating], rng: Generator, turn: Turn | None = None) -> NDArray[np.complex128]:
+def object_image(
+    image: NDArray[np.floating | np.unsignedinteger], rng: Generator, turn: Turn | None = None
+) -> NDArray[np.complex128]:
     """Orient, recolour, choose a field of view, add phase, and acquire a matrix as a scanner does: by cutting k-space.
 
     Cutting k-space keeps signal up to the edge of the sampled region and rings at sharp edges, as acquired data do;

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri_unroll.errors import InputError, UnsupportedScan
+from mri_unroll.errors import InputError, ModelError, UnsupportedScan
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.model import ModelConfig, Network, build, digest, load, save
+from mri_unroll.nets.model import ModelConfig, Network, build, digest, load, save, task
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.physics.sampling import effective_acceleration, varies_along
 from mri_unroll.recon.calibrate import CalibratedProblem
@@ -97,10 +97,15 @@ def finetune(scan: Scan, start: Path, out: Path, config: FinetuningConfig, event
     InputError
         If it was not undersampled, has no signal, or too few lines.
     ModelError
-        If the file holds no network of ours.
+        If the file holds no network of ours, or one that does not reconstruct k-space.
     """
     began = time.monotonic()
     network, model, card = load(start)
+    if task(card) != "reconstruct":
+        raise ModelError(
+            f"The network {start.name} was trained for the task {task(card)!r}; a scan tunes those that reconstruct.",
+            "Start from unrolled, or leave out --from.",
+        )
     rng = np.random.default_rng(config.seed)
     with use_engine("torch"), prior_precision(None):
         slices = _prepare(scan, config, rng)

@@ -354,6 +354,17 @@ def test_non_cartesian_is_refused(tmp_path: Path) -> None:
     advice(caught.value)
 
 
+def test_real_and_imaginary_parts_on_an_axis_of_their_own_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "parts.h5"
+    kspace = random_kspace()
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.stack([kspace.real, kspace.imag], axis=-1)
+    with pytest.raises(UnsupportedScan, match="has shape") as caught:
+        read_scan(path)
+    advice(caught.value)
+    assert "kspace[..., 0] + 1j * kspace[..., 1]" in caught.value.hint
+
+
 def test_layout_is_refused_for_fastmri(tmp_path: Path) -> None:
     path = write_fastmri(tmp_path / "a.h5")
     for function in (read_scan, describe):

@@ -64,9 +64,12 @@ def read_contents(file: h5py.File, path: Path) -> FastmriContents:
     kspace = dataset(file, "kspace", title)
     if kspace is None or kspace.ndim not in (3, 4):
         shape = None if kspace is None else kspace.shape
+        parts = kspace is not None and kspace.ndim == 5 and kspace.shape[-1] == 2 and kspace.dtype.kind != "c"
         raise UnsupportedScan(
             f"{title}: `kspace` has shape {shape}; expected (slice, coil, ky, kx) or (slice, ky, kx).",
-            "Sort the data into slices; 3-D and non-Cartesian scans are not implemented yet.",
+            "The last axis seems to hold real and imaginary parts: store `kspace[..., 0] + 1j * kspace[..., 1]`."
+            if parts
+            else "Sort the data into slices; 3-D and non-Cartesian scans in this layout are not implemented.",
         )
     if 0 in kspace.shape:
         raise CorruptScan(

@@ -558,6 +558,7 @@ def test_methods_are_listed_and_the_default_marked() -> None:
         "l1-wavelet": "classical",
         "tv": "classical",
         "vdamp": "classical",
+        "vdamp-cnn": "learned",
         "bart-pics": "peer",
         "sigpy-l1wavelet": "peer",
         "unrolled": "learned",

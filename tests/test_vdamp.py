@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from support.operators import random_complex
+from support.scattered import bernoulli, density, phantom_scan
 from support.simulation import make_scan
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import make_mask
 from mri_unroll.physics.trajectory import radial
 from mri_unroll.recon.reconstructor import make_reconstructor
-from mri_unroll.scan import Scan
 from mri_unroll.solvers.shrinkage import soft_threshold
 from mri_unroll.solvers.solution import CONVERGED
 from mri_unroll.solvers.sure import denoise_band, sure_threshold
@@ -35,23 +35,6 @@ SHAPE, NOISE_VAR = (144, 140), 1e-4
 
 def gauss(*shape: int, seed: int = 0) -> Tensor:
     return random_complex(shape, torch.complex128, seed)
-
-
-def density(shape: tuple[int, int], acceleration: float) -> NDArray[np.float64]:
-    """Probabilities that fall with the distance from a fully sampled centre and have the mean asked for."""
-    along = [(np.arange(n) - n // 2) / (n / 2) for n in shape]
-    distance = np.hypot(along[0][:, None], along[1][None])
-    lower, upper = 0.0, 20.0
-    for _ in range(50):
-        power = (lower + upper) / 2
-        values = np.where(distance < 0.12, 1.0, 0.03 + 0.97 * np.clip(1 - distance / 1.5, 0, 1) ** power)
-        lower, upper = (power, upper) if values.mean() > 1 / acceleration else (lower, power)
-    return values
-
-
-def bernoulli(shape: tuple[int, int], acceleration: float, seed: int) -> NDArray[np.bool_]:
-    random = np.random.default_rng(seed)
-    return np.asarray(random.random(shape) < density(shape, acceleration))
 
 
 class Problem:
@@ -246,13 +229,6 @@ def test_lines_make_it_diverge_and_it_says_so() -> None:
     assert solution.status in (DIVERGED, UNBELIEVED)
     assert math.isnan(solution.predicted_nmse)
     assert bool(torch.isfinite(solution.value.abs()).all())
-
-
-def phantom_scan(mask: NDArray[np.bool_], n_coils: int, n_slices: int = 1) -> tuple[Scan, NDArray[np.float32]]:
-    kspace = phantom_kspace(mask.shape, n_coils, n_slices=n_slices, noise=0.01, seed=0)
-    clean = phantom_kspace(mask.shape, n_coils, n_slices=n_slices)
-    truth = np.linalg.norm(centred_ifft(torch.from_numpy(clean)).numpy(), axis=1).astype(np.float32)
-    return make_scan(np.where(mask, kspace, 0), mask.shape, mask=mask), truth
 
 
 @pytest.mark.parametrize("n_coils", [1, 5])

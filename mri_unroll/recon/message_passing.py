@@ -6,17 +6,22 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 import torch
 
 from mri_unroll.errors import UnsupportedScan
 from mri_unroll.image import Image
+from mri_unroll.nets.band_shrinkage import load
+from mri_unroll.nets.weights import digest
 from mri_unroll.physics.density import ORDERED, regularity, sampling_probability
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import Problem, corner_noise_power
 from mri_unroll.recon.slicewise import Progress, SlicewiseReconstructor, quiet
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
+from mri_unroll.solvers.sure import BandsDenoiser
 from mri_unroll.solvers.vdamp import VdampSolution, vdamp
 from mri_unroll.solvers.wavelet import N_LEVELS, wavelet_bands
 
@@ -24,17 +29,20 @@ WAVELET = "db4"
 N_SHIFTS = 4  # positions of the wavelets that are averaged over: 1 to 4 dB better than one
 MAX_ITERATIONS = 20
 
+_SETTINGS = {"wavelet": WAVELET, "n_levels": N_LEVELS, "n_shifts": N_SHIFTS, "max_iterations": MAX_ITERATIONS}
 _HINT = "Choose l1-wavelet, or a trained network such as unrolled."
 _LEAST = 1e-6  # error over the picture's energy that is told; less is told as this
 
 
-def solve_vdamp(problem: Problem, *, levels: bool = True) -> Solution:
+def solve_vdamp(problem: Problem, *, denoiser: BandsDenoiser | None = None, levels: bool = True) -> Solution:
     """One calibrated slice by `vdamp`, with probabilities and noise estimated from what was measured.
 
     Parameters
     ----------
     problem
         On a grid ``(ky, kx)``, one slice.
+    denoiser
+        Of wavelet coefficients, on the problem's device; None: soft thresholds.
     levels
         Also tell the error of each level of wavelets.
 
@@ -76,6 +84,7 @@ def solve_vdamp(problem: Problem, *, levels: bool = True) -> Solution:
         sens_maps,
         corner or problem.noise_level**2,
         bands.to(kspace.device),
+        denoiser=denoiser,
         n_shifts=N_SHIFTS,
         n_iterations=MAX_ITERATIONS,
     )
@@ -103,13 +112,27 @@ def _decibels(error: float) -> str:
 class MessagePassing(SlicewiseReconstructor):
     """`solve_vdamp` on each slice, or on each plane of a volume; then levels are not told, plane by plane."""
 
+    denoiser: BandsDenoiser | None = None
+
     def reconstruct(self, scan: Scan, *, progress: Progress = quiet) -> Image:
         """Reconstruct a scan; refuses what `solve_vdamp` refuses."""
-        solve = functools.partial(solve_vdamp, levels=scan.ndim == 2)
+        solve = functools.partial(solve_vdamp, denoiser=self.denoiser, levels=scan.ndim == 2)
         return SlicewiseReconstructor.reconstruct(dataclasses.replace(self, solve=solve), scan, progress=progress)
 
 
 def message_passing(device: torch.device) -> MessagePassing:
     """The method ``vdamp``; there is nothing to set."""
-    parameters = {"wavelet": WAVELET, "n_levels": N_LEVELS, "n_shifts": N_SHIFTS, "max_iterations": MAX_ITERATIONS}
-    return MessagePassing("vdamp", solve_vdamp, device, parameters, planar=True)
+    return MessagePassing("vdamp", solve_vdamp, device, _SETTINGS, planar=True)
+
+
+def learned_message_passing(device: torch.device) -> MessagePassing:
+    """The method ``vdamp-cnn``: a network in place of thresholds; there is nothing to set."""
+    path = shipped_denoiser()
+    network = load(path).to(device)
+    solve = functools.partial(solve_vdamp, denoiser=network)
+    return MessagePassing("vdamp-cnn", solve, device, _SETTINGS, digest(path), planar=True, denoiser=network)
+
+
+def shipped_denoiser() -> Path:
+    """Where the weights of ``vdamp-cnn`` lie."""
+    return Path(str(resources.files("mri_unroll") / "weights" / "message_passing" / "vdamp-cnn.safetensors"))

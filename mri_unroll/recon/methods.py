@@ -32,6 +32,10 @@ NOTHING_TO_SET: dict[str, tuple[str, str]] = {  # what makes the reconstructor o
         "message_passing:message_passing",
         "message passing with wavelets for masks random in 2-D: tunes itself, predicts its error",
     ),
+    "vdamp-cnn": (
+        "message_passing:learned_message_passing",
+        "the same with a trained network in place of thresholds: 1 to 2 dB better",
+    ),
 }
 PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU
     "bart-pics": ClassicalMethod(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mri_unroll.solvers.aliasing import Aliasing
 from mri_unroll.solvers.solution import CONVERGED, STOPPED_SHORT, Solution
-from mri_unroll.solvers.sure import denoise_band
+from mri_unroll.solvers.sure import BandsDenoiser, denoise_band, denoise_bands
 from mri_unroll.solvers.wavelet import WaveletBands
 
 DIVERGED = (
@@ -70,6 +70,7 @@ def vdamp_iterates(
     noise_var: float,
     bands: WaveletBands,
     *,
+    denoiser: BandsDenoiser | None = None,
     n_shifts: int = 1,
     seed: int = 0,
     onsager: bool = True,
@@ -84,6 +85,7 @@ def vdamp_iterates(
     weight = torch.where(mask, 1 / probability.clamp_min(torch.finfo(probability.dtype).tiny), 0)
     aliasing = Aliasing(mask, probability, sens_maps, noise_var, bands)
     random = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
     message = torch.zeros_like(sens_maps[0])
     while True:
         residual = kspace - forward(message)
@@ -92,7 +94,7 @@ def vdamp_iterates(
         # Nothing is known exactly: a floor far below single precision keeps divisions sound.
         floor = max(1e-14 * float(picture.abs().square().mean()), torch.finfo(weight.dtype).tiny)
         shifts = [(0, 0)] + [(int(y), int(x)) for y, x in random.integers(bands.period, size=(n_shifts - 1, 2))]
-        passes = [_denoise(picture, variances, bands, shift, floor, onsager) for shift in shifts]
+        passes = [_denoise(picture, variances, bands, shift, floor, onsager, denoiser, generator) for shift in shifts]
         estimate = torch.stack([one.estimate for one in passes]).mean(0)
         message = torch.stack([one.message for one in passes]).mean(0)
         errors = [sum(values) / n_shifts for values in zip(*(one.errors for one in passes), strict=True)]
@@ -117,12 +119,17 @@ def _denoise(
     shift: tuple[int, int],
     floor: float,
     onsager: bool,
+    denoiser: BandsDenoiser | None,
+    generator: torch.Generator,
 ) -> _Pass:
     noisy = bands.analyse(picture.roll(shift, (0, 1)))
     noise_vars = [
         bands.spread(variance.roll(shift, (0, 1)), band).clamp_min(floor) for band, variance in enumerate(variances)
     ]
-    denoised = [denoise_band(r, v, onsager=onsager) for r, v in zip(noisy, noise_vars, strict=True)]
+    if denoiser is None:
+        denoised = [denoise_band(r, v, onsager=onsager) for r, v in zip(noisy, noise_vars, strict=True)]
+    else:
+        denoised = denoise_bands(denoiser, noisy, noise_vars, generator, onsager=onsager)
     back = (-shift[0], -shift[1])
     return _Pass(
         bands.synthesise([one.estimate for one in denoised]).roll(back, (0, 1)),
@@ -143,6 +150,7 @@ def vdamp(
     noise_var: float,
     bands: WaveletBands,
     *,
+    denoiser: BandsDenoiser | None = None,
     n_shifts: int = 1,
     n_iterations: int = 20,
     tolerance: float = 0.01,
@@ -169,6 +177,8 @@ def vdamp(
         Mean squared modulus of a sample's noise, white over samples and coils; 0 or more.
     bands
         Wavelets of the picture's shape.
+    denoiser
+        Such as a trained network; None: soft thresholds, set by SURE.
     n_shifts
         1: the paper's fixed wavelets. More: the mean over that many positions of the wavelets, one of them fixed and
         the others drawn anew (with ``seed``) in each iteration. What is handed on keeps its independent error.
@@ -189,7 +199,10 @@ def vdamp(
     in how variances are approximated (`Aliasing`), from both in the factor of `denoise_band` and in shifting wavelets.
     """
     iterates = vdamp_iterates(
-        *(forward, adjoint, kspace, mask, probability, sens_maps, noise_var, bands), n_shifts=n_shifts, seed=seed
+        *(forward, adjoint, kspace, mask, probability, sens_maps, noise_var, bands),
+        denoiser=denoiser,
+        n_shifts=n_shifts,
+        seed=seed,
     )
     first = best = next(iterates)
     believed, status, progress = [first.believed], STOPPED_SHORT, 0

@@ -32,12 +32,15 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mri_unroll.io.registry import read_scan
+from mri_unroll.nets.band_shrinkage import load
 from mri_unroll.physics.density import ORDERED, regularity, sampling_probability
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import make_mask
+from mri_unroll.recon.message_passing import shipped_denoiser
 from mri_unroll.solvers.proximal import fista
 from mri_unroll.solvers.shrinkage import soft_threshold
+from mri_unroll.solvers.sure import BandsDenoiser
 from mri_unroll.solvers.vdamp import GAUSSIAN, VdampIterate, vdamp_iterates
 from mri_unroll.solvers.wavelet import WaveletBands, wavelet_bands
 
@@ -109,6 +112,12 @@ class Run:
     believed: list[list[float]] = field(default_factory=list)  # dB below the signal, by iteration and band
     true: list[list[float]] = field(default_factory=list)
     kurtosis: list[float] = field(default_factory=list)  # median over bands
+    belief: list[float] = field(default_factory=list)  # squared error of the noisy picture, believed
+
+    @property
+    def surest(self) -> float:
+        """NMSE in dB of the picture of least believed error, which is where the methods end."""
+        return self.nmse[int(np.argmin(self.belief))]
 
     @property
     def gaps(self) -> NDArray[np.float64]:
@@ -129,6 +138,7 @@ def follow(problem: Problem, iterates: Iterator[VdampIterate], n: int) -> Run:
         run.true.append([10 * np.log10(float(noise.mean()) / energy) for noise in noises])
         moments = [GAUSSIAN / 2 * float(noise.square().mean() / noise.mean().square()) for noise in noises]
         run.kurtosis.append(float(np.median(moments)))
+        run.belief.append(iterate.believed)
     return run
 
 
@@ -169,12 +179,15 @@ class Outcome:
     fixed: list[Run] = field(default_factory=list)
     estimated: list[Run] = field(default_factory=list)
     shifted: list[Run] = field(default_factory=list)
+    learned: list[Run] = field(default_factory=list)
     without: list[Run] = field(default_factory=list)
     fista: list[list[float]] = field(default_factory=list)
     fista_shifted: list[list[float]] = field(default_factory=list)
 
 
-def experiment(kspace: Tensor, acceleration: float, n_masks: int, n_fista: int, advance: Callable[[], None]) -> Outcome:
+def experiment(
+    kspace: Tensor, acceleration: float, n_masks: int, n_fista: int, network: BandsDenoiser, advance: Callable[[], None]
+) -> Outcome:
     """Every method on the same measurements."""
     outcome, probability = Outcome(), density((kspace.shape[-2], kspace.shape[-1]), acceleration)
     for seed in range(n_masks):
@@ -184,6 +197,8 @@ def experiment(kspace: Tensor, acceleration: float, n_masks: int, n_fista: int, 
         outcome.fixed.append(follow(problem, problem.iterates(probability), N_ITERATIONS))
         outcome.estimated.append(follow(problem, problem.iterates(sampling_probability(mask)), N_ITERATIONS))
         outcome.shifted.append(follow(problem, problem.iterates(probability, n_shifts=N_SHIFTS), N_ITERATIONS))
+        learned = problem.iterates(probability, denoiser=network, n_shifts=N_SHIFTS)
+        outcome.learned.append(follow(problem, learned, N_ITERATIONS))
         outcome.without.append(follow(problem, problem.iterates(probability, onsager=False), N_ITERATIONS))
         outcome.fista.append(best_fista(problem, n_fista, False, advance))
         outcome.fista_shifted.append(best_fista(problem, n_fista, True, advance))
@@ -198,6 +213,7 @@ def table(name: str, acceleration: float, outcome: Outcome) -> list[dict[str, An
         "VDAMP": outcome.fixed,
         "VDAMP, probabilities estimated": outcome.estimated,
         f"VDAMP, {N_SHIFTS} shifts": outcome.shifted,
+        f"VDAMP, network, {N_SHIFTS} shifts": outcome.learned,
         "VDAMP without Onsager term": outcome.without,
     }
     start: dict[str, Any] = {"picture": name, "acceleration": acceleration, "zero_filled_db": zero_filled}
@@ -206,6 +222,7 @@ def table(name: str, acceleration: float, outcome: Outcome) -> list[dict[str, An
         row = {
             "method": method,
             "nmse_db": np.mean([run.nmse[-1] for run in found]),
+            "surest_db": np.mean([run.surest for run in found]),
             "iterations": np.mean([settled(run.nmse) for run in found]),
             "whole_gap_db": whole.mean(),
             "whole_gap_sd_db": whole.std(),
@@ -232,18 +249,20 @@ def sentences(name: str, rows: list[dict[str, Any]]) -> list[str]:
     by_method = {row["method"]: row for row in rows}
     found, without, fista_row = by_method["VDAMP"], by_method["VDAMP without Onsager term"], by_method["FISTA"]
     shifted, also = by_method[f"VDAMP, {N_SHIFTS} shifts"], by_method["FISTA, shifts"]
-    estimated = by_method["VDAMP, probabilities estimated"]
+    estimated, learned = by_method["VDAMP, probabilities estimated"], by_method[f"VDAMP, network, {N_SHIFTS} shifts"]
     return [
         f"{name}, R = {found['acceleration']:g}: zero-filled {found['zero_filled_db']:.2f} dB. VDAMP "
         f"{found['nmse_db']:.2f} dB, there after {found['iterations']:.1f} iterations; FISTA "
         f"{fista_row['nmse_db']:.2f} dB after {fista_row['iterations']:.1f}; with shifted wavelets "
         f"{shifted['nmse_db']:.2f} dB after {shifted['iterations']:.1f}, FISTA {also['nmse_db']:.2f} dB after "
-        f"{also['iterations']:.1f}; without Onsager term {without['nmse_db']:.2f} dB.",
+        f"{also['iterations']:.1f}; with a network as well, where it is "
+        f"surest, {learned['surest_db']:.2f} dB; without Onsager term {without['nmse_db']:.2f} dB.",
         f"  Belief about the whole picture {found['whole_gap_db']:+.2f} dB (s.d. {found['whole_gap_sd_db']:.2f}); "
         f"about a band off by {found['band_gap_db']:.2f} dB in the mean ({found['band_gap_first_db']:.2f} in the first "
         f"iteration), kurtosis {found['kurtosis']:.2f}; with estimated probabilities {estimated['whole_gap_db']:+.2f} "
         f"and {estimated['band_gap_db']:.2f} dB; with shifts {shifted['whole_gap_db']:+.2f} and "
-        f"{shifted['band_gap_db']:.2f} dB; without Onsager term {without['whole_gap_db']:+.2f} and "
+        f"{shifted['band_gap_db']:.2f} dB; with a network {learned['whole_gap_db']:+.2f} and "
+        f"{learned['band_gap_db']:.2f} dB; without Onsager term {without['whole_gap_db']:+.2f} and "
         f"{without['band_gap_db']:.2f} dB.",
     ]
 
@@ -269,18 +288,20 @@ def draw(axes: list[Axes], name: str, outcomes: dict[float, Outcome]) -> None:
         scatter.plot(np.ravel(run.believed), np.ravel(run.true), ".", color=color, alpha=0.5, label=label)
         steps = np.arange(1, N_ITERATIONS + 1)
         curves.plot(steps, np.mean([r.nmse for r in outcome.fixed], 0), color=color, label=f"VDAMP, {label}")
+        curves.plot(steps, np.mean([r.nmse for r in outcome.learned], 0), "-.", color=color)
         curves.plot(np.arange(1, len(outcome.fista[0]) + 1), np.mean(outcome.fista, 0), "--", color=color)
         curves.plot(steps, np.mean([r.nmse for r in outcome.without], 0), ":", color=color)
         belief.plot(steps, np.mean([r.whole for r in outcome.fixed], 0), color=color, label=label)
+        belief.plot(steps, np.mean([r.whole for r in outcome.learned], 0), "-.", color=color)
         belief.plot(steps, np.mean([r.whole for r in outcome.without], 0), ":", color=color)
     ends = (min(scatter.get_xlim()[0], scatter.get_ylim()[0]), max(scatter.get_xlim()[1], scatter.get_ylim()[1]))
     scatter.plot(ends, ends, color="black", linewidth=0.8)
     scatter.set(title=f"{name}: error of each band", xlabel="believed, dB below the signal", ylabel="measured, dB")
-    low = min(float(np.min([r.nmse for r in o.fixed])) for o in outcomes.values())
-    curves.set(xscale="log", ylim=(low - 1, low + 11), title="Error: VDAMP, FISTA (- -), no Onsager (...)")
+    low = min(float(np.min([r.nmse for r in (*o.fixed, *o.learned)])) for o in outcomes.values())
+    curves.set(xscale="log", ylim=(low - 1, low + 11), title="Error: network -., FISTA - -, no Onsager ...")
     curves.set(xlabel="iteration", ylabel="NMSE, dB")
     belief.axhline(0, color="black", linewidth=0.8)
-    belief.set(title="Belief: VDAMP, no Onsager (...)", xlabel="iteration", ylabel="believed over true, dB")
+    belief.set(title="Belief: network -., no Onsager ...", xlabel="iteration", ylabel="believed over true, dB")
     for one in axes:
         one.legend()
 
@@ -317,6 +338,7 @@ def main() -> None:
     pictures = {"analytic head": scaled(torch.from_numpy(phantom_kspace(shape, 1)[0, 0]))}
     if arguments.scan and not arguments.quick:
         pictures[arguments.scan.stem] = virtual_coil(arguments.scan)
+    network = load(shipped_denoiser())
     plt.rcParams.update(STYLE)
     figure, grid = plt.subplots(
         len(pictures), 3, figsize=(11, 3.3 * len(pictures)), layout="constrained", squeeze=False
@@ -328,7 +350,7 @@ def main() -> None:
             outcomes = {}
             for acceleration in accelerations:
                 outcomes[acceleration] = experiment(
-                    kspace, acceleration, n_masks, n_fista, lambda: progress.advance(task)
+                    kspace, acceleration, n_masks, n_fista, network, lambda: progress.advance(task)
                 )
                 rows += (new := table(name, acceleration, outcomes[acceleration]))
                 seen += sentences(name, new)

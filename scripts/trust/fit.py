@@ -30,6 +30,7 @@ from mri_unroll.trust.prediction import log_errors, numbers
 from mri_unroll.trust.witness import SUFFIX
 
 FLOOR = 1e-6  # added to errors before their logarithm: fully sampled scans have next to none
+MEMBERS = 15  # networks that predict the error: with five, one fit differed from the next
 JITTER = 0.15  # standard deviations by which features are shaken while fitting, against overfitting
 SMALLNESS = 0.01  # by which squares of the weights of the discriminants are held down
 COVERED = 0.9  # quantile of errors that the map is fitted to
@@ -50,9 +51,9 @@ def standardised(train: Collected) -> tuple[Tensor, Tensor]:
 def fit_error(features: Tensor, log_nmse: Tensor, weight: Tensor, steps: int = 1500) -> Ensemble:
     """Mean and spread of the logarithm of the error, by maximum likelihood; each member sees its own sample."""
     torch.manual_seed(0)
-    network = Ensemble(features.shape[1], 2)
+    network = Ensemble(features.shape[1], 2, MEMBERS)
     network.biases[-1].data[..., 0] = log_nmse.mean()
-    drawn = torch.poisson(torch.ones(5, len(features))) * weight
+    drawn = torch.poisson(torch.ones(MEMBERS, len(features))) * weight
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=3e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

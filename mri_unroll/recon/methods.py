@@ -34,7 +34,7 @@ NOTHING_TO_SET: dict[str, tuple[str, str]] = {  # what makes the reconstructor o
     ),
     "vdamp-cnn": (
         "message_passing:learned_message_passing",
-        "the same with a trained network in place of thresholds: 1 to 2 dB better",
+        "the same with a trained network in place of thresholds: better where samples are drawn one by one",
     ),
 }
 PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU

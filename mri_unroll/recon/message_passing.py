@@ -53,7 +53,7 @@ def solve_vdamp(problem: Problem, *, denoiser: BandsDenoiser | None = None, leve
     """
     if not isinstance(problem.op, SenseOperator):
         raise UnsupportedScan(
-            "The method 'vdamp' takes samples on a grid, but this acquisition is not Cartesian.", _HINT
+            "Message passing takes samples on a grid, but this acquisition is not Cartesian.", _HINT
         )
     sampled = problem.op.mask
     mask = sampled.cpu().numpy()
@@ -61,12 +61,12 @@ def solve_vdamp(problem: Problem, *, denoiser: BandsDenoiser | None = None, leve
     order = regularity(mask, probability)
     if order == 0:
         raise UnsupportedScan(
-            "The method 'vdamp' recovers what was left out at random, but no sample was left out so in this scan.",
+            "Message passing recovers what was left out at random, but no sample was left out so in this scan.",
             "Choose cg-sense, l1-wavelet or a trained network; --accelerate 4 --mask poisson leaves samples out.",
         )
     if order > ORDERED:
         raise UnsupportedScan(
-            "The method 'vdamp' takes samples that lie at random in two directions, but in this scan they lie in lines "
+            "Message passing takes samples that lie at random in two directions, but in this scan they lie in lines "
             f"or a lattice (regularity {order:.0f}, at most {ORDERED:.0f}): it would diverge.",
             _HINT,
         )

@@ -52,9 +52,7 @@ def solve_vdamp(problem: Problem, *, denoiser: BandsDenoiser | None = None, leve
         If samples do not lie on a grid, if they lie in lines or a lattice, or if none were left out at random.
     """
     if not isinstance(problem.op, SenseOperator):
-        raise UnsupportedScan(
-            "Message passing takes samples on a grid, but this acquisition is not Cartesian.", _HINT
-        )
+        raise UnsupportedScan("Message passing takes samples on a grid, but this acquisition is not Cartesian.", _HINT)
     sampled = problem.op.mask
     mask = sampled.cpu().numpy()
     probability = sampling_probability(mask)

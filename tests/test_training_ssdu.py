@@ -14,12 +14,12 @@ from support.training import assert_same_run, tiny, write_images, write_kspace
 from typer.testing import CliRunner
 
 from mri_unroll.cli import app
-from mri_unroll.errors import InputError
+from mri_unroll.errors import InputError, ModelError
 from mri_unroll.io.registry import read_scan
 from mri_unroll.nets.model import ModelConfig, build, digest, load, save
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.recon.calibrate import calibrate_slice
-from mri_unroll.recon.reconstructor import make_reconstructor
+from mri_unroll.recon.reconstructor import make_reconstructor, shipped_models
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.training import finetuning
 from mri_unroll.training.finetuning import FinetuningConfig
@@ -194,6 +194,13 @@ def test_finetuning_predicts_its_own_lines_better(undersampled: Path, weights: P
     assert picture.shape == before.shape
     assert np.isfinite(picture).all()
     assert np.abs(picture - before).max() > 1e-4 * before.max()
+
+
+def test_finetuning_refuses_a_network_that_does_not_reconstruct(undersampled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.safetensors"
+    with pytest.raises(ModelError, match="task 'restore'"):
+        finetuning.finetune(read_scan(undersampled), shipped_models()["restore"], out, quick(), lambda event: None)
+    assert not out.exists()
 
 
 def test_finetuning_that_makes_it_worse_keeps_the_start(undersampled: Path, weights: Path, tmp_path: Path) -> None:

@@ -62,26 +62,28 @@ class BandShrinkage(nn.Module):
             Mean squared modulus of the noise of each, of the same shapes, positive.
         """
         found = [noisy[0]]
-        parent = self._size(noisy[0], noise_vars[0]).expand(_ORIENTATIONS, -1, -1)
+        parent = torch.log1p(_power(noisy[0], noise_vars[0])).float().expand(_ORIENTATIONS, -1, -1)
         n_levels = len(noisy) // _ORIENTATIONS
         for level in range(n_levels):
             here = slice(1 + _ORIENTATIONS * level, 1 + _ORIENTATIONS * (level + 1))
-            bands, variances = torch.stack(noisy[here]), torch.stack(noise_vars[here])
-            size = self._size(bands, variances)
+            bands = torch.stack(noisy[here])
+            power = _power(bands, torch.stack(noise_vars[here]))
+            size = torch.log1p(power).float()
             coarser = parent if level == 0 else parent.repeat_interleave(2, -2).repeat_interleave(2, -1)
             means = size.mean((-2, -1), keepdim=True).expand_as(size)
             depth = size.new_full((1, *size.shape[1:]), n_levels - 1 - level)
             x = torch.cat([size, coarser, means, depth])[None]
             for index, layer in enumerate(self.layers):
                 x = layer(x if index == 0 else functional.silu(x))
-            odds = (bands.abs().square() / variances - 1).clamp_min(_LEAST_ODDS)
+            odds = (power - 1).clamp_min(_LEAST_ODDS)
             found += (bands * torch.sigmoid(odds.log() + x[0].to(odds.dtype))).unbind()
             parent = size
         return found
 
-    @staticmethod
-    def _size(bands: Tensor, variances: Tensor) -> Tensor:
-        return torch.log1p(bands.abs().square() / variances).float()
+
+def _power(bands: Tensor, variances: Tensor) -> Tensor:
+    """In units of the noise."""
+    return bands.abs().square() / variances
 
 
 def save(network: BandShrinkage, card: dict[str, Any], path: Path) -> None:

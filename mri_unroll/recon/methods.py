@@ -23,17 +23,20 @@ CLASSICAL: dict[str, ClassicalMethod] = {
     "l1-wavelet": ClassicalMethod("classical:l1_wavelet", 0.005, 60, "compressed sensing: FISTA with wavelet sparsity"),
     "tv": ClassicalMethod("classical:total_variation", 0.005, 100, "compressed sensing: total variation"),
 }
-NOTHING_TO_SET: dict[str, tuple[str, str]] = {  # what makes the reconstructor of a device, and a summary
+NOTHING_TO_SET: dict[str, tuple[str, str, str]] = {  # what makes the reconstructor of a device, kind, and a summary
     "zero-filled": (
         "classical:ZeroFilled",
+        "classical",
         "transform and root sum of squares; what every other method is compared with",
     ),
     "vdamp": (
         "message_passing:message_passing",
+        "classical",
         "message passing with wavelets for masks random in 2-D: tunes itself, predicts its error",
     ),
     "vdamp-cnn": (
         "message_passing:learned_message_passing",
+        "learned",
         "the same with a trained network in place of thresholds: better where samples are drawn one by one",
     ),
 }
@@ -53,7 +56,7 @@ NETWORKS: dict[str, str] = {  # whose weights lie in the package
     "unrolled-small": "the same with half the steps and a quarter of the weights: faster, 1 to 2 dB less",
 }
 SUMMARIES: dict[str, str] = {
-    **{name: summary for name, (_, summary) in NOTHING_TO_SET.items()},
+    **{name: summary for name, (_, _, summary) in NOTHING_TO_SET.items()},
     **{name: method.summary for name, method in (CLASSICAL | PEERS).items()},
     **NETWORKS,
 }

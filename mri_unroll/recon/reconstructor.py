@@ -51,8 +51,8 @@ def shipped_models() -> dict[str, Path]:
 
 def described_methods() -> list[dict[str, Any]]:
     """Name, kind, whether it is the default and whether it can run here, and one line about each method."""
-    kinds = dict.fromkeys(PEERS, "peer") | dict.fromkeys((*CLASSICAL, *NOTHING_TO_SET), "classical")
-    kinds["vdamp-cnn"] = "learned"
+    kinds = dict.fromkeys(PEERS, "peer") | dict.fromkeys(CLASSICAL, "classical")
+    kinds |= {name: kind for name, (_, kind, _) in NOTHING_TO_SET.items()}
     program = peers.bart_program()
     found = f"found here: {peers.bart_version(program) or 'it does not run'}" if program else "not installed here"
     return [

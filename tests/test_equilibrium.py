@@ -56,9 +56,19 @@ def blur(shape: tuple[int, int]) -> BlurOperator:
 class Case:
     """A network of random weights on a random problem in double precision, with all that gradients flow to."""
 
-    def __init__(self, op: LinearOperator, data_term: str, batch: int = 1, seed: int = 0, gain: float = 80) -> None:
+    def __init__(
+        self,
+        op: LinearOperator,
+        data_term: str,
+        batch: int = 1,
+        seed: int = 0,
+        gain: float = 80,
+        sees_start: bool = False,
+    ) -> None:
         torch.manual_seed(seed)
-        config = ModelConfig(kind="equilibrium", data_term=data_term, n_cg=3, widths=(3, 4), contraction=0.6)
+        config = ModelConfig(
+            kind="equilibrium", data_term=data_term, n_cg=3, widths=(3, 4), contraction=0.6, sees_start=sees_start
+        )
         self.network = build(config).double()
         assert isinstance(self.network, Equilibrium)
         self.network.solver = self.network.adjoint_solver = EXACT
@@ -76,7 +86,7 @@ class Case:
         return self.network(self.adjoint_kspace, self.op, self.strength, start=self.start, **settings)
 
     def step(self, image: Tensor) -> Tensor:
-        return self.network.step(image, self.adjoint_kspace, self.op, self.strength)
+        return self.network.step_of(self.adjoint_kspace, self.op, self.strength)(image)
 
     def gradient(self, value: Tensor, cotangent: Tensor | None = None) -> tuple[Tensor, ...]:
         return torch.autograd.grad(value, self.inputs, self.cotangent if cotangent is None else cotangent)
@@ -101,6 +111,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "mri, conjugate gradients": lambda: Case(sense(SHAPE, 1), "cg"),
     "mri, conjugate gradients, other weights": lambda: Case(sense(SHAPE, 1), "cg", seed=10),
     "mri, gradient": lambda: Case(sense(SHAPE, 1), "gradient"),
+    "mri, the start in sight": lambda: Case(sense(SHAPE, 1), "cg", sees_start=True),
+    "mri, gradient, the start in sight": lambda: Case(sense(SHAPE, 1), "gradient", sees_start=True),
     "mri, two at once": lambda: Case(sense(SHAPE, 2), "cg", batch=2),
     "blur, gradient": lambda: Case(blur(SHAPE), "gradient"),
     "blur, conjugate gradients": lambda: Case(blur(SHAPE), "cg"),
@@ -123,6 +135,21 @@ def test_gradient_equals_a_dense_solve_and_deep_unrolling(case: Case) -> None:
         image = case.step(image)
     torch.testing.assert_close(result.value, image, rtol=1e-12, atol=1e-12)
     assert relative(gradient, case.gradient(image)) < 1e-10
+
+
+def test_what_the_prior_sees_of_the_start_is_not_where_it_began() -> None:
+    """The evidence is made of the data: it acts on the equilibrium, which stays the same wherever iterations begin."""
+    case = Case(sense(SHAPE, 1), "cg", sees_start=True)
+    found = case.solve().value
+    case.start = 3 * case.start + 1
+    torch.testing.assert_close(case.solve().value, found, rtol=1e-11, atol=1e-11)
+    *_, last = case.network.iterates(case.adjoint_kspace, case.op, case.strength)
+    torch.testing.assert_close(last, found, rtol=1e-11, atol=1e-11)
+    with torch.no_grad():
+        blind = case.network.step(found, case.adjoint_kspace, case.op, case.strength, torch.zeros_like(found))
+    assert relative((blind,), (found.detach(),)) > 1e-3
+    with pytest.raises(ConfigError, match="sees_start of an equilibrium only"):
+        ModelConfig(sees_start=True)
 
 
 def test_away_from_the_fixed_point_the_gradient_is_that_of_the_linearised_step(case: Case) -> None:

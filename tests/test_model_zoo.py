@@ -524,20 +524,26 @@ def test_training_hands_on_what_was_measured() -> None:
 
 @pytest.mark.parametrize("widths", [SMALL.widths, (7, 11)])
 @pytest.mark.parametrize("step", [None, 0, 1])
-def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("sees_start", [False, True])
+def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ...], sees_start: bool) -> None:
     """Its step is one of the unrolled network, the last unless told, shrunk; channels that are new change nothing."""
     torch.manual_seed(0)
     source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()
-    target = build(replace(SMALL, kind="equilibrium", contraction=0.9, widths=widths))
+    wider = {"sees_start": True, "n_strength": 3} if sees_start else {}  # one picture and one condition more
+    target = build(replace(SMALL, kind="equilibrium", contraction=0.9, widths=widths, **wider))
     transfer(source, target, step)
-    adjoint, strength = op.adjoint(kspace), torch.ones(1, 2)
+    adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
     image = random_complex(adjoint.shape, torch.complex64, 4)
     begun = source.steps[-1 if step is None else step]
     pair = torch.stack([image, op.gradient(image, adjoint)], dim=1)
+    seen, told = pair, strength
+    if sees_start:
+        seen = torch.cat([pair, random_complex(adjoint.shape, torch.complex64, 5)[:, None]], dim=1)
+        told = torch.cat([strength, torch.ones(1, 1)], dim=1)
     with torch.no_grad():
-        torch.testing.assert_close(target.step.prior(pair, strength), 0.9 * begun.prior(pair, strength))
-        torch.testing.assert_close(target.step.weight(strength), begun.weight(strength))
-    target.step.prior(pair, strength).abs().square().sum().backward()
+        torch.testing.assert_close(target.step.prior(seen, told), 0.9 * begun.prior(pair, strength))
+        torch.testing.assert_close(target.step.weight(told), begun.weight(strength))
+    target.step.prior(seen, told).abs().square().sum().backward()
     for name, parameter in target.step.prior.named_parameters():  # and all of them can learn
         assert parameter.grad is not None
         if name.endswith("last.weight"):

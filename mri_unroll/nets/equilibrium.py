@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mri_unroll.nets.steps import least_squares
 from mri_unroll.physics.linop import LinearOperator
-from mri_unroll.solvers.fixed_point import fixed_point
+from mri_unroll.solvers.fixed_point import Map, fixed_point
 from mri_unroll.solvers.implicit import Adjoint, Backward, Equilibrated, Solver, equilibrate
 
 START_WEIGHT = 0.01  # of the regularised least squares that iterations start from
@@ -35,6 +35,10 @@ class Equilibrium(nn.Module):
         The same for the backward pass; None: the forward solver.
     backward, n_terms, strict
         See `equilibrate`.
+    sees_start
+        Show the prior the start, as a third picture after the iterate and its gradient. It is made of the data alone
+        and stays as it is while the step is repeated, so that the step contracts as before; what the network reads off
+        it (how this mask folds) no contraction holds back. No gradient flows through it to the data.
 
     Attributes
     ----------
@@ -52,6 +56,7 @@ class Equilibrium(nn.Module):
         backward: Backward = "implicit",
         n_terms: int = 0,
         strict: bool = False,
+        sees_start: bool = False,
     ) -> None:
         super().__init__()
         self.step = step
@@ -61,6 +66,7 @@ class Equilibrium(nn.Module):
         self.backward: Backward = backward
         self.n_terms = n_terms
         self.strict = strict
+        self.sees_start = sees_start
         self.last_adjoint: Adjoint | None = None
 
     @torch.no_grad()
@@ -68,6 +74,15 @@ class Equilibrium(nn.Module):
         r""":math:`x_0 = (A^HA + \lambda_0)^{-1} A^H y`."""
         weight = adjoint_kspace.real.new_full((), START_WEIGHT)
         return least_squares(op, adjoint_kspace, weight, self.n_start_cg)
+
+    def step_of(
+        self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, regularised: Tensor | None = None
+    ) -> Map:
+        """The step of one problem, as a map from picture to picture; `start` is computed unless it is at hand."""
+        evidence: tuple[Tensor, ...] = ()
+        if self.sees_start:
+            evidence = (self.start(adjoint_kspace, op) if regularised is None else regularised,)
+        return lambda image: self.step(image, adjoint_kspace, op, strength, *evidence)
 
     def forward(
         self,
@@ -101,20 +116,25 @@ class Equilibrium(nn.Module):
         """
         changed = {"tolerance": tolerance, "n_iterations": n_iterations}
         settings = {name: value for name, value in changed.items() if value is not None}
+        regularised = self.start(adjoint_kspace, op)
+        step = self.step_of(adjoint_kspace, op, strength, regularised)
+        return self._solve(step, regularised if start is None else start, op.image_ndim, settings)
+
+    def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
+        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures."""
+        regularised = self.start(adjoint_kspace, op)
+        yield regularised
+        yield self._solve(self.step_of(adjoint_kspace, op, strength, regularised), regularised, op.image_ndim, {}).value
+
+    def _solve(self, step: Map, start: Tensor, ndim: int, settings: dict[str, float]) -> Equilibrated:
         result = equilibrate(
-            lambda image: self.step(image, adjoint_kspace, op, strength),
-            self.start(adjoint_kspace, op) if start is None else start,
-            solver=functools.partial(self.solver, ndim=op.image_ndim, **settings),
-            adjoint_solver=functools.partial(self.adjoint_solver, ndim=op.image_ndim, **settings),
+            step,
+            start,
+            solver=functools.partial(self.solver, ndim=ndim, **settings),
+            adjoint_solver=functools.partial(self.adjoint_solver, ndim=ndim, **settings),
             backward=self.backward,
             n_terms=self.n_terms,
             strict=self.strict,
         )
         self.last_adjoint = result.adjoint
         return result
-
-    def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
-        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures."""
-        start = self.start(adjoint_kspace, op)
-        yield start
-        yield self(adjoint_kspace, op, strength, start=start).value

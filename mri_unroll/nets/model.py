@@ -70,6 +70,7 @@ class ModelConfig:
     map_refinement: MapRefinement = "none"  # of the coil maps: "once" at the start, or before "each" step
     map_width: int = 16  # channels of a refinement network
     prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
+    sees_start: bool = False  # of an equilibrium: whether its prior sees where iterations start, see `Equilibrium`
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -118,6 +119,11 @@ class ModelConfig:
                 "Expected prior_last with conjugate gradients in an unrolled network.",
                 "A gradient step ends with its prior as it is.",
             )
+        if self.sees_start and self.kind != "equilibrium":
+            raise ConfigError(
+                "Expected sees_start of an equilibrium only.",
+                "The steps of an unrolled network are shown the picture and its gradient.",
+            )
         if self.kind == "equilibrium" and self.map_refinement != "none":
             raise ConfigError(
                 "Expected no map refinement in an equilibrium: its fixed point belongs to one operator.",
@@ -134,7 +140,7 @@ def build(config: ModelConfig) -> Network:
     """The network of a configuration, with fresh weights."""
 
     def fresh_prior() -> FoldedPrior:
-        return PRIORS[config.prior](1, config.n_strength, config.widths, config.fold)
+        return PRIORS[config.prior](2 if config.sees_start else 1, config.n_strength, config.widths, config.fold)
 
     def step(prior: Prior) -> nn.Module:
         if config.data_term == "gradient":
@@ -155,6 +161,7 @@ def build(config: ModelConfig) -> Network:
             solver=solver,
             backward=config.backward,
             n_terms=config.n_terms,
+            sees_start=config.sees_start,
         )
     steps = [step(prior) for prior in _priors(config, fresh_prior)]
     return Unrolled(

@@ -73,6 +73,7 @@ class FoldedPrior(nn.Module, ABC):
         super().__init__()
         self.fold = fold
         self.multiple = fold
+        self.n_strength = n_strength
         self.n_in = 2 * fold**2 * (1 + n_evidence) + n_strength
         self.n_out = 2 * fold**2
 

@@ -25,7 +25,7 @@ class ProximalStep(nn.Module):
     Parameters
     ----------
     prior
-        Maps ``(batch, 2, y, x)`` (picture, gradient) and strength to a picture.
+        Maps ``(batch, 2, y, x)`` (picture, gradient; and further pictures, if any) and strength to a picture.
     n_strength
         Length of the strength vector.
     n_cg
@@ -51,13 +51,15 @@ class ProximalStep(nn.Module):
         nn.init.zeros_(self.log_weight.weight)
         nn.init.constant_(self.log_weight.bias, math.log(0.05))
 
-    def forward(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
-        """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``."""
+    def forward(
+        self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, *evidence: Tensor
+    ) -> Tensor:
+        """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``; the prior is shown further pictures after these."""
         weight = self.weight(strength)
         if self.prior_last:
             image = data_consistency(op, adjoint_kspace, image, weight, self.n_cg)
         gradient = op.gradient(image, adjoint_kspace)
-        proposal = self.prior(torch.stack([image, gradient], dim=1), strength)
+        proposal = self.prior(torch.stack([image, gradient, *evidence], dim=1), strength)
         return proposal if self.prior_last else data_consistency(op, adjoint_kspace, proposal, weight, self.n_cg)
 
     def weight(self, strength: Tensor) -> Tensor:
@@ -84,10 +86,13 @@ class GradientStep(nn.Module):
         """``t_k``, positive; starts at 1, which is safe because the operator norm is at most 1."""
         return functional.softplus(self.raw_step_size)
 
-    def forward(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
-        """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``."""
+    def forward(
+        self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, *evidence: Tensor
+    ) -> Tensor:
+        """As `ProximalStep.forward`."""
         gradient = op.gradient(image, adjoint_kspace)
-        return self.prior(torch.stack([image - self.step_size * gradient, gradient], dim=1), strength)
+        proposal = image - self.step_size * gradient
+        return self.prior(torch.stack([proposal, gradient, *evidence], dim=1), strength)
 
 
 def data_consistency(

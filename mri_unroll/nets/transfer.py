@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from mri_unroll.errors import ConfigError, ModelError
 from mri_unroll.nets.equilibrium import Equilibrium
+from mri_unroll.nets.prior import FoldedPrior
 from mri_unroll.nets.unrolled import Unrolled
 
 _JOINS = re.compile(r"\.up\.\d+\.0\.weight$")  # first convolutions of a U-Net's way up: of coarse and fine channels
+_FIRST = re.compile(r"\.(down\.0\.0|first|layers\.0\.0)\.weight$")  # of a prior: of pictures, then of conditions
 _FRESH = 0.5  # by which weights into channels that the source does not have are made smaller
 
 
@@ -19,7 +21,8 @@ def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> N
     """Start a network from the weights of a smaller one.
 
     Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
-    halved; conditions that the source did not know begin without effect, and so does a refinement of coil maps.
+    halved; pictures and conditions that the source did not know begin without effect, and so does a refinement of coil
+    maps.
     Channels that it has beyond the source's begin with fresh weights that lead into them and none that lead out. The
     step of an equilibrium begins as one of an unrolled network.
 
@@ -38,6 +41,7 @@ def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> N
         If the source has no such step, or the target is no equilibrium.
     """
     known = dict(source.named_parameters())
+    n_conditions = _n_conditions(source), _n_conditions(target)
     n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
     becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
     if step is not None and not (becomes_equilibrium and 0 <= step < n_steps):
@@ -64,10 +68,16 @@ def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> N
                     f"The weights to start from have no counterpart of {name!r}.",
                     "Start from a network of the same kind.",
                 )
-            _fill(name, parameter, (0.5 if added and parts[2:4] == ["prior", "last"] else 1.0) * given)
+            weaker = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
+            _fill(name, parameter, weaker * given, n_conditions)
 
 
-def _fill(name: str, parameter: Tensor, given: Tensor) -> None:
+def _n_conditions(network: nn.Module) -> int:
+    """Numbers that the priors of a network are conditioned on."""
+    return next((module.n_strength for module in network.modules() if isinstance(module, FoldedPrior)), 0)
+
+
+def _fill(name: str, parameter: Tensor, given: Tensor, n_conditions: tuple[int, int]) -> None:
     """Put what is given where it belongs in a parameter that may have more channels."""
     if parameter.ndim < 2:
         parameter.zero_()
@@ -78,6 +88,9 @@ def _fill(name: str, parameter: Tensor, given: Tensor) -> None:
     if _JOINS.search(name):  # the fine channels come after all of the coarse ones
         coarse = n_in - n_out
         columns[coarse:] += (parameter.shape[1] - parameter.shape[0]) - coarse
+    elif _FIRST.search(name):
+        pictures, wider = n_in - n_conditions[0], parameter.shape[1] - n_conditions[1]
+        columns[pictures:] += wider - pictures
     parameter[:n_out] = 0
     parameter[:n_out, columns] = given
     parameter[n_out:] *= _FRESH

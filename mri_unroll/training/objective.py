@@ -53,7 +53,7 @@ class Objective:
         loss = self._error(iterates, example)
         if self.config.contraction_penalty and isinstance(network, Equilibrium):
             penalty, _ = contraction_penalty(
-                lambda image: network.step(image, example.adjoint_kspace, example.op, example.strength),
+                network.step_of(example.adjoint_kspace, example.op, example.strength),
                 iterates[-1].detach(),
                 self.config.contraction_limit,
             )

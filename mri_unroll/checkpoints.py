@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from mri_unroll.errors import ModelError
-from mri_unroll.nets import imported, model
+from mri_unroll.nets import band_shrinkage, imported, model
 from mri_unroll.nets.refinement import measured
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.reconstructor import shipped_models, weights_folder
@@ -18,9 +19,15 @@ DIGESTS = "DIGESTS"  # beside the weights: one line `SHA256  NAME.safetensors` e
 _REINSTALL = "Install mri_unroll again."
 
 
+def shipped_files() -> dict[str, Path]:
+    """Names and (first) files of all weights that come along: networks, and the denoiser of message passing."""
+    denoisers = sorted((weights_folder() / "message_passing").glob("*.safetensors"))
+    return shipped_models() | {path.stem: path for path in denoisers}
+
+
 def shipped_names() -> list[str]:
     """Names of all weights that are there, or that `DIGESTS` says should be."""
-    return sorted({*shipped_models(), *_expected_digests()})
+    return sorted({*shipped_files(), *_expected_digests()})
 
 
 def find_checkpoint(name_or_path: str) -> Path:
@@ -31,7 +38,7 @@ def find_checkpoint(name_or_path: str) -> Path:
     ModelError
         If there is neither; the shipped names are given.
     """
-    shipped = shipped_models()
+    shipped = shipped_files()
     path = shipped.get(name_or_path, Path(name_or_path))
     if path.suffix == ".safetensors" and path.is_file():
         return path
@@ -49,13 +56,19 @@ def summarise(path: Path) -> dict[str, Any]:
     ModelError
         If it cannot be loaded.
     """
-    network, config, card = imported.load(path) if imported.is_imported(path) else model.load(path)
+    network: nn.Module
+    if band_shrinkage.holds_denoiser(path):
+        network, card = band_shrinkage.load(path)
+        settings: dict[str, Any] = {"kind": "band shrinkage"}
+    else:
+        network, config, card = imported.load(path) if imported.is_imported(path) else model.load(path)
+        settings = dataclasses.asdict(config)
     return {
         "name": path.stem,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "bytes": sum(file.stat().st_size for file in model.files(path)),
         "digest": model.digest(path),
-        "config": dataclasses.asdict(config),
+        "config": settings,
         "card": card,
     }
 
@@ -79,7 +92,7 @@ def verify(name: str) -> str:
     """
     path = find_checkpoint(name)
     expected = _expected_digests().get(path.stem)
-    if path.parent != weights_folder() or expected is None:
+    if path not in shipped_files().values() or expected is None:
         raise ModelError(
             f"No digest of {name!r} is recorded, so its weights cannot be verified.",
             "Name one that `mri-unroll models list` gives.",
@@ -90,9 +103,19 @@ def verify(name: str) -> str:
             f"The weights of {name!r} are not those that shipped: expected {expected[:19]}..., got {found[:19]}...",
             _REINSTALL,
         )
-    network, config, _ = model.load(path)
-    _try_out(network, config.n_strength, name)
+    if band_shrinkage.holds_denoiser(path):
+        values = _denoised(band_shrinkage.load(path)[0])
+    else:
+        network, config, _ = model.load(path)
+        values = [_reconstructed(network, config.n_strength)]
+    if not all(bool(torch.isfinite(torch.view_as_real(value)).all()) for value in values):
+        raise ModelError(f"The weights of {name!r} give values that are not finite.", _REINSTALL)
     return found
+
+
+def digest_list() -> str:
+    """What `DIGESTS` is to say of the weights that are there. The digest of a first file covers the others."""
+    return "".join(f"{model.digest(path).removeprefix('sha256:')}  {path.name}\n" for path in shipped_files().values())
 
 
 def _expected_digests() -> dict[str, str]:
@@ -122,15 +145,24 @@ def _expected_digests() -> dict[str, str]:
     return digests
 
 
-def _try_out(network: torch.nn.Module, n_strength: int, name: str) -> None:
-    """Run a network on a small problem of odd size with two coils and every second column."""
+@torch.inference_mode()
+def _denoised(network: nn.Module) -> list[Tensor]:
+    """What a denoiser makes of the wavelet bands of noise, two levels of them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), *[(5, 3)] * 3, *[(10, 6)] * 3]
+    bands = [torch.randn(shape, dtype=torch.complex64, generator=generator) for shape in shapes]
+    found: list[Tensor] = network(bands, [torch.ones_like(band.real) for band in bands])
+    return found
+
+
+@torch.inference_mode()
+def _reconstructed(network: nn.Module, n_strength: int) -> Tensor:
+    """What a network makes of a small problem of odd size with two coils and every second column."""
     generator = torch.Generator().manual_seed(0)
     sens_maps = torch.randn(1, 2, 27, 21, dtype=torch.complex64, generator=generator)
     sens_maps = sens_maps / torch.linalg.vector_norm(sens_maps, dim=1, keepdim=True)
     image = torch.randn(1, 27, 21, dtype=torch.complex64, generator=generator)
     op = SenseOperator(sens_maps, (torch.arange(21) % 2 == 0).view(1, 1, 1, 21))
-    with torch.inference_mode():
-        kspace = op.forward(image)
-        value = network(op.adjoint(kspace), measured(network, op, kspace), torch.zeros(1, n_strength)).value
-    if not bool(torch.isfinite(torch.view_as_real(value)).all()):
-        raise ModelError(f"The weights of {name!r} give values that are not finite.", _REINSTALL)
+    kspace = op.forward(image)
+    value: Tensor = network(op.adjoint(kspace), measured(network, op, kspace), torch.zeros(1, n_strength)).value
+    return value

@@ -20,9 +20,9 @@ models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Ex
 @guarded
 def list_models(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the weights that come along."""
-    from mri_unroll.checkpoints import shipped_models, summarise
+    from mri_unroll.checkpoints import shipped_files, summarise
 
-    found = [summarise(path) for path in shipped_models().values()]
+    found = [summarise(path) for path in shipped_files().values()]
     if as_json:
         put_json([{name: model[name] for name in _LISTED} for model in found], indent=2)
     elif found:

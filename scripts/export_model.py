@@ -13,8 +13,9 @@ import argparse
 import tomllib
 from pathlib import Path
 
+from mri_unroll.checkpoints import DIGESTS, digest_list
 from mri_unroll.nets import model
-from mri_unroll.recon.reconstructor import shipped_models, weights_folder
+from mri_unroll.recon.reconstructor import weights_folder
 
 MAX_BYTES = 4_900_000  # of a file
 
@@ -33,10 +34,9 @@ def main() -> None:
     for file in model.files(path):
         file.chmod(0o644)  # safetensors writes for the owner alone; a service runs as another user
         print(f"{file.stat().st_size:>10}  {file.name}")
-    # The digest of a first file covers the others.
-    lines = [f"{model.digest(first).removeprefix('sha256:')}  {first.name}\n" for first in shipped_models().values()]
-    (folder / "DIGESTS").write_text("".join(lines), encoding="utf-8")
-    print("".join(lines), end="")
+    digests = digest_list()
+    (folder / DIGESTS).write_text(digests, encoding="utf-8")
+    print(digests, end="")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from mri_unroll.checkpoints import DIGESTS, digest_list
 from mri_unroll.config import load_toml
 from mri_unroll.nets.band_shrinkage import BandShrinkage, save
 from mri_unroll.recon.calibrate import brightness
 from mri_unroll.recon.message_passing import N_LEVELS, WAVELET, shipped_denoiser
+from mri_unroll.recon.reconstructor import weights_folder
 from mri_unroll.solvers.sure import denoise_band
 from mri_unroll.solvers.wavelet import wavelet_bands
 from mri_unroll.training.dataset import Pictures, find_volumes
@@ -139,6 +141,8 @@ def main() -> None:
     arguments.out.parent.mkdir(exist_ok=True)
     save(average.module, card, arguments.out)  # type: ignore[arg-type]
     arguments.out.chmod(0o644)
+    if arguments.out == shipped_denoiser():
+        (weights_folder() / DIGESTS).write_text(digest_list(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from support.operators import random_complex
 from support.scattered import bernoulli, density, phantom_scan
 from torch import Tensor
 
+from mri_unroll import checkpoints
 from mri_unroll.errors import ModelError, UnsupportedScan
 from mri_unroll.metrics import nmse
 from mri_unroll.nets import band_shrinkage
 from mri_unroll.nets.band_shrinkage import BandShrinkage
+from mri_unroll.nets.weights import digest
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import make_mask
+from mri_unroll.recon import reconstructor
+from mri_unroll.recon.message_passing import shipped_denoiser
 from mri_unroll.recon.reconstructor import make_reconstructor, shipped_models
 from mri_unroll.solvers.shrinkage import soft_threshold
 from mri_unroll.solvers.sure import DenoisedBand, denoise_band, denoise_bands, sure_threshold
@@ -114,11 +118,31 @@ def test_weights_are_written_and_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = BandShrinkage(6, 3)
     band_shrinkage.save(network, {"title": "a test"}, tmp_path / "denoiser.safetensors")
-    again = band_shrinkage.load(tmp_path / "denoiser.safetensors")
+    again, card = band_shrinkage.load(tmp_path / "denoiser.safetensors")
+    assert card == {"title": "a test"}
     assert again.state_dict().keys() == network.state_dict().keys()
     assert all(again.state_dict()[name].equal(value) for name, value in network.state_dict().items())
     with pytest.raises(ModelError, match="no denoiser of wavelet bands"):
         band_shrinkage.load(shipped_models()["unrolled-small"])
+
+
+def test_the_shipped_denoiser_is_listed_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "vdamp-cnn" in checkpoints.shipped_names()
+    assert checkpoints.verify("vdamp-cnn") == digest(shipped_denoiser())
+    found = checkpoints.summarise(checkpoints.find_checkpoint("vdamp-cnn"))
+    assert found["parameters"] == sum(p.numel() for p in band_shrinkage.load(shipped_denoiser())[0].parameters())
+    assert "known_failures" in found["card"]
+    network = BandShrinkage()
+    network.layers[0].weight.data[0] = float("nan")
+    (tmp_path / "message_passing").mkdir()
+    band_shrinkage.save(network, {}, tmp_path / "message_passing" / "vdamp-cnn.safetensors")
+    for module in (reconstructor, checkpoints):
+        monkeypatch.setattr(module, "weights_folder", lambda: tmp_path)
+    with pytest.raises(ModelError, match="No digest"):
+        checkpoints.verify("vdamp-cnn")
+    (tmp_path / checkpoints.DIGESTS).write_text(checkpoints.digest_list())
+    with pytest.raises(ModelError, match="not finite"):
+        checkpoints.verify("vdamp-cnn")
 
 
 @pytest.mark.parametrize("n_coils", [1, 4])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -92,8 +93,17 @@ def save(network: BandShrinkage, card: dict[str, Any], path: Path) -> None:
     weights.write(tensors, {"format": FORMAT, "card": json.dumps(card, sort_keys=True)}, path)
 
 
-def load(path: Path) -> BandShrinkage:
-    """Read what `save` wrote.
+def holds_denoiser(path: Path) -> bool:
+    """Whether a file is one that `save` wrote; False for anything else, readable or not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
+def load(path: Path) -> tuple[BandShrinkage, dict[str, Any]]:
+    """Read what `save` wrote: the network in evaluation mode, and its card.
 
     Raises
     ------
@@ -107,4 +117,4 @@ def load(path: Path) -> BandShrinkage:
         )
     network = BandShrinkage(len(tensors["layers.0.bias"]), len(tensors) // 2)
     network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False), json.loads(metadata.get("card", "{}"))

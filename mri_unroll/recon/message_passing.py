@@ -126,7 +126,7 @@ def message_passing(device: torch.device) -> MessagePassing:
 def learned_message_passing(device: torch.device) -> MessagePassing:
     """The method ``vdamp-cnn``: a network in place of thresholds; there is nothing to set."""
     path = shipped_denoiser()
-    network = load(path).to(device)
+    network = load(path)[0].to(device)
     solve = functools.partial(solve_vdamp, denoiser=network)
     return MessagePassing("vdamp-cnn", solve, device, _SETTINGS, digest(path), planar=True, denoiser=network)
 

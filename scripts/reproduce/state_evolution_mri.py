@@ -338,7 +338,7 @@ def main() -> None:
     pictures = {"analytic head": scaled(torch.from_numpy(phantom_kspace(shape, 1)[0, 0]))}
     if arguments.scan and not arguments.quick:
         pictures[arguments.scan.stem] = virtual_coil(arguments.scan)
-    network = load(shipped_denoiser())
+    network = load(shipped_denoiser())[0]
     plt.rcParams.update(STYLE)
     figure, grid = plt.subplots(
         len(pictures), 3, figsize=(11, 3.3 * len(pictures)), layout="constrained", squeeze=False

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mri_unroll.physics.sampling import varies_along
-from mri_unroll.training.simulate import Acquisition, centred_fft2
+from mri_unroll.training.simulate import Acquisition, centred_fft2, centred_ifft2
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "trust"
 
@@ -77,6 +77,37 @@ def test_scans_differ_as_scanners_do(scanners: ModuleType) -> None:
     assert min(loud) < 0.1  # 20 dB
     assert 0.1 < np.mean(filled) < 0.6  # tissue reaches the border
     assert max(ratios) > 1.4
+
+
+def test_a_receiver_does_to_noise_what_it_does_to_signal(scanners: ModuleType) -> None:
+    """One linear chain for both; it shapes the readout of the picture and the ends of k-space, never the middle."""
+    shape, bands, tapers, uneven = (64, 48), 0, 0, 0
+    for seed in range(200):
+        received = scanners.receiver(shape, np.random.default_rng([7, seed]))
+        impulse, flat = np.zeros((1, *shape), complex), np.ones((1, *shape), complex)
+        impulse[0, 32, 24] = 1  # in the middle of k-space: even over the picture
+        rows = np.abs(centred_ifft2(received.signal(impulse))[0])
+        np.testing.assert_allclose(rows, rows[:, :1] * np.ones((1, 48)), rtol=1e-9)
+        assert rows[32].max() > 0.5 * rows.max()
+        assert rows.max() <= 1.01 / (64 * 48) ** 0.5  # a taper rounds a band off
+        bands += bool(np.ptp(rows) > 1e-3 * rows.max())
+        weights = np.abs(received.signal(flat)[0])
+        tapers += bool(weights[0, 0] < 0.7 * weights[32, 24])
+        joint = received.signal(2 * impulse + 1j * flat)
+        np.testing.assert_allclose(joint, 2 * received.signal(impulse) + 1j * received.signal(flat), atol=1e-12)
+        np.testing.assert_allclose(received.noise(flat / received.gains), received.signal(flat), atol=1e-12)
+        uneven += bool((received.gains != 1).any())
+    assert 30 < bands < 90
+    assert 5 < tapers < 45
+    assert 30 < uneven < 70
+
+
+def test_uneven_receivers_are_added_where_asked_for(scanners: ModuleType) -> None:
+    scan, other = (scanners.any_scan(head(), np.random.default_rng(6), plain=0.0, uneven=share) for share in (0.0, 1.0))
+    assert scan.kspace.shape == other.kspace.shape
+    assert not np.array_equal(scan.coil_images, other.coil_images)
+    whole = centred_fft2(other.coil_images + other.noise_images)
+    np.testing.assert_allclose(other.kspace, np.where(other.mask, whole, 0), atol=1e-5 * np.abs(whole).max())
 
 
 def test_what_is_beyond_the_field_of_view_wraps_or_is_cut(scanners: ModuleType) -> None:

@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--coarse", type=float, default=SMALL, help="share of scans with a small matrix, see COARSE")
     parser.add_argument("--planar", type=float, default=PLANAR, help="share of masks that vary along both axes")
     parser.add_argument("--plain", type=float, default=PLAIN, help="share of scans as networks are trained on")
+    parser.add_argument("--uneven", type=float, default=0.0, help="share, of the others, with an uneven receiver")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -206,7 +207,7 @@ def acquire(
     step = -(-max(image.shape) // (COARSE if rng.random() < arguments.coarse else 360))
     image = image[: image.shape[0] // step * step, : image.shape[1] // step * step].astype(np.float64)
     image = image.reshape(image.shape[0] // step, step, -1, step).mean((1, 3))
-    return any_scan(image, rng, arguments.planar, arguments.plain), person
+    return any_scan(image, rng, arguments.planar, arguments.plain, arguments.uneven), person
 
 
 def slice_of(volumes: list[Volume], rng: Generator) -> tuple[NDArray[np.uint16], str]:

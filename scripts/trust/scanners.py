@@ -2,7 +2,8 @@
 
 `mri_unroll.training.simulate` makes what networks are trained on: a body inside its field of view, coils all around
 it. Here bodies reach beyond the field of view, coils lie on one side, are weak or far away, echoes come early, signal
-decays along the echo train, lines jitter a little, and contrast is any. None of that is a fault.
+decays along the echo train, lines jitter a little, contrast is any, and, where asked for, receivers are uneven. None of
+that is a fault.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from masks import any_mask
 from numpy.fft import fft2, fftshift, ifft2, ifftshift
 from numpy.random import Generator
 from numpy.typing import NDArray
+from receivers import receiver
 from scipy.ndimage import gaussian_filter
 
 from mri_unroll.training.simulate import (
@@ -43,7 +45,9 @@ class View:
     shown: float  # share of them that the field of view holds; what is beyond is cut off or wraps around
 
 
-def any_scan(image: NDArray[np.floating], rng: Generator, planar: float = PLANAR, plain: float = PLAIN) -> Acquisition:
+def any_scan(
+    image: NDArray[np.floating], rng: Generator, planar: float = PLANAR, plain: float = PLAIN, uneven: float = 0.0
+) -> Acquisition:
     """Acquire a magnitude image with any scanner.
 
     Parameters
@@ -56,6 +60,8 @@ def any_scan(image: NDArray[np.floating], rng: Generator, planar: float = PLANAR
         Share of masks that vary along both axes.
     plain
         Share of scans that are made as those which networks are trained on; 1: their masks too.
+    uneven
+        Share, of the others, with a receiver of `receivers`.
     """
     if plain == 1:
         return simulate(image, rng)
@@ -70,10 +76,15 @@ def any_scan(image: NDArray[np.floating], rng: Generator, planar: float = PLANAR
     coil_images = fitted(coil_images, shown, wraps)
     shape = (coil_images.shape[-2], coil_images.shape[-1])
     kspace = centred_fft2(coil_images) * readout_and_echoes(shape, rng)
+    received = receiver(shape, rng) if uneven and rng.random() < uneven else None
+    if received:
+        kspace = received.signal(kspace)
     rss = np.linalg.norm(centred_ifft2(kspace), axis=0)
     bright = float(np.percentile(rss, 97))
     level = bright * 10 ** rng.uniform(*_NOISE)
     samples = np.einsum("cd,dyx->cyx", noise_mixing(n_coils, rng), complex_normal(kspace.shape, rng)) * level
+    if received:
+        samples = received.noise(samples)
     mask = any_mask(shape, rng, planar)
     return Acquisition(
         kspace=np.where(mask, kspace + samples, 0).astype(np.complex64),

@@ -152,6 +152,21 @@ def test_what_the_prior_sees_of_the_start_is_not_where_it_began() -> None:
         ModelConfig(sees_start=True)
 
 
+def test_early_pictures_are_plain_iterations_that_know_their_own_step_alone() -> None:
+    case = Case(sense(SHAPE, 1), "cg", sees_start=True)
+    start, *early, last = case.network.iterates(case.adjoint_kspace, case.op, case.strength, n_early=3)
+    assert len(early) == 3
+    before = start
+    for image in early:
+        alone = case.step(before.detach())
+        torch.testing.assert_close(image, alone)
+        assert relative(case.gradient(image), case.gradient(alone)) < 1e-12
+        before = image
+    torch.testing.assert_close(last, case.solve().value, rtol=1e-11, atol=1e-11)
+    *_, plain = case.network.iterates(case.adjoint_kspace, case.op, case.strength)
+    assert relative(case.gradient(last), case.gradient(plain)) < 1e-10
+
+
 def test_away_from_the_fixed_point_the_gradient_is_that_of_the_linearised_step(case: Case) -> None:
     """After two iterations from a random start the value is no fixed point; the identities hold for its Jacobian."""
     case.network.solver = functools.partial(fixed_point, method="picard", tolerance=0)

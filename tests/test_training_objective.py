@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.contraction import local_lipschitz
 from mri_unroll.nets.model import ModelConfig, build
 from mri_unroll.training.examples import Example, prepare
-from mri_unroll.training.losses import kspace_loss, picture_weights, weighted_l1
+from mri_unroll.training.losses import kspace_loss, picture_weights, weighted_l1, weighted_nrmse
 from mri_unroll.training.memory import recompute_steps
 from mri_unroll.training.objective import Objective
 from mri_unroll.training.simulate import simulate
@@ -222,6 +223,17 @@ def test_what_exceeds_the_limit_is_penalised(example: Example) -> None:
         torch.autograd.grad(loss, network.step.prior.parameters(), allow_unused=True) for loss in (kept, plain)
     ]
     assert any(not torch.allclose(own, other) for own, other in zip(*gradients, strict=True) if own is not None)
+
+
+def test_early_pictures_of_an_equilibrium_are_supervised(example: Example) -> None:
+    network, model = equilibrium(0.5), ModelConfig(kind="equilibrium", widths=(4,))
+    network.solver = functools.partial(network.solver, tolerance=1e-6, n_iterations=40)  # where it began is forgotten
+    last = objective(model=model, deep_supervision=(1.0,))(network, example)
+    both = objective(model=model, deep_supervision=(0.5, 1.0))(network, example)
+    start, first, _ = network.iterates(example.adjoint_kspace, example.op, example.strength, n_early=1)
+    start_error = weighted_nrmse(start.abs(), example.rss, example.body)
+    added = 0.5 * weighted_nrmse(first, example.coil_combined, example.body) / (start_error + 0.02)
+    assert float((both - last).detach()) == pytest.approx(float(added.detach()), rel=1e-3)
 
 
 def test_only_an_equilibrium_has_a_contraction_to_keep() -> None:

@@ -23,11 +23,13 @@ Map = Callable[[Tensor], Tensor]
 
 
 class ContractivePrior(nn.Module):
-    r"""A residual prior, shrunk: :math:`P(x) = c\,(x + U(x))`.
+    r"""A residual prior, shrunk towards an anchor: :math:`P(x) = c\,(x + U(x)) + (1-c)\,a`.
 
     A fresh residual prior is close to the identity. A step with it leaves the null space of ``A`` as it is: it has many
     fixed points, and no gradient. The factor makes the fresh step a contraction by ``c``; a trained ``U`` gives back
-    what the factor takes. For ``U`` of Lipschitz constant ``l``, ``P`` has at most :math:`c(1 + l)`.
+    what the factor takes. For ``U`` of Lipschitz constant ``l``, ``P`` has at most :math:`c(1 + l)`. What the data say
+    next to nothing of moves slowly towards ``a`` unless ``U`` holds it: an anchor made of the data leaves such parts as
+    they were measured, zero leaves them out.
 
     Parameters
     ----------
@@ -35,18 +37,22 @@ class ContractivePrior(nn.Module):
         The residual prior.
     factor
         ``c``, in (0, 1).
+    anchored
+        Take as ``a`` the last picture of the evidence, which must not change with the iterate; else zero.
     """
 
-    def __init__(self, prior: Prior, factor: float) -> None:
+    def __init__(self, prior: Prior, factor: float, anchored: bool = False) -> None:
         if not 0 < factor < 1:
             raise ConfigError(f"Expected a contraction factor between 0 and 1, got {factor}.")
         super().__init__()
         self.prior = prior
         self.factor = factor
+        self.anchored = anchored
 
     def forward(self, image: Tensor, strength: Tensor) -> Tensor:
         """As the prior inside."""
-        return self.factor * self.prior(image, strength)
+        shrunk = self.factor * self.prior(image, strength)
+        return shrunk + (1 - self.factor) * image[:, -1] if self.anchored else shrunk
 
 
 def local_lipschitz(

@@ -38,7 +38,8 @@ class Equilibrium(nn.Module):
     sees_start
         Show the prior the start, as a third picture after the iterate and its gradient. It is made of the data alone
         and stays as it is while the step is repeated, so that the step contracts as before; what the network reads off
-        it (how this mask folds) no contraction holds back. No gradient flows through it to the data.
+        it (how this mask folds) no contraction holds back. No gradient flows through it to the data. A
+        `ContractivePrior` is to be anchored there.
 
     Attributes
     ----------
@@ -120,11 +121,22 @@ class Equilibrium(nn.Module):
         step = self.step_of(adjoint_kspace, op, strength, regularised)
         return self._solve(step, regularised if start is None else start, op.image_ndim, settings)
 
-    def iterates(self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Iterator[Tensor]:
-        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures."""
-        regularised = self.start(adjoint_kspace, op)
+    def iterates(
+        self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, n_early: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures.
+
+        ``n_early`` pictures of plain iterations come between, from where the solver goes on. Each is differentiable by
+        its own step alone: a loss on them asks of the step to come near at once, wherever it is, and so to contract.
+        (Bai, Geng, Savani and Kolter, CVPR 2022, arXiv:2204.08442, correct a fixed point on its way.)
+        """
+        image = regularised = self.start(adjoint_kspace, op)
         yield regularised
-        yield self._solve(self.step_of(adjoint_kspace, op, strength, regularised), regularised, op.image_ndim, {}).value
+        step = self.step_of(adjoint_kspace, op, strength, regularised)
+        for _ in range(n_early):
+            image = step(image.detach())
+            yield image
+        yield self._solve(step, image.detach(), op.image_ndim, {}).value
 
     def _solve(self, step: Map, start: Tensor, ndim: int, settings: dict[str, float]) -> Equilibrated:
         result = equilibrate(

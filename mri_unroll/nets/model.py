@@ -70,7 +70,7 @@ class ModelConfig:
     map_refinement: MapRefinement = "none"  # of the coil maps: "once" at the start, or before "each" step
     map_width: int = 16  # channels of a refinement network
     prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
-    sees_start: bool = False  # of an equilibrium: whether its prior sees where iterations start, see `Equilibrium`
+    sees_start: bool = False  # of an equilibrium: its prior sees the start of iterations and shrinks towards it
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -156,7 +156,7 @@ def build(config: ModelConfig) -> Network:
             fixed_point, method=config.method, tolerance=config.tolerance, n_iterations=config.n_iterations
         )
         return Equilibrium(
-            step(ContractivePrior(fresh_prior(), config.contraction)),
+            step(ContractivePrior(fresh_prior(), config.contraction, config.sees_start)),
             n_start_cg=config.n_start_cg,
             solver=solver,
             backward=config.backward,

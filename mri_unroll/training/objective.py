@@ -34,7 +34,8 @@ class Objective:
     ``kspace``    error of the k-space of every coil: of all samples, of the measured or of those that were not
     ============  ====================================================================================================
 
-    All are sums over the pictures ``x_1 ... x_K`` with the weights of ``deep_supervision``. An example without a
+    All are sums over the pictures ``x_1 ... x_K`` with the weights of ``deep_supervision``; of an equilibrium, over as
+    many early pictures as there are weights before the last, and itself. An example without a
     reference, whose measured lines were split, has the k-space error of the held-out lines as its loss. To that of an
     equilibrium comes a penalty on a step that does not contract where its picture lies, `contraction_penalty`.
 
@@ -49,11 +50,15 @@ class Objective:
 
     def __call__(self, network: Network, example: Supervised | HeldOutExample) -> Tensor:
         """The loss, a scalar with a graph."""
-        iterates = list(network.iterates(example.adjoint_kspace, example.op, example.strength))
+        problem = example.adjoint_kspace, example.op, example.strength
+        if isinstance(network, Equilibrium):
+            iterates = list(network.iterates(*problem, n_early=len(self.config.deep_supervision) - 1))
+        else:
+            iterates = list(network.iterates(*problem))
         loss = self._error(iterates, example)
         if self.config.contraction_penalty and isinstance(network, Equilibrium):
             penalty, _ = contraction_penalty(
-                network.step_of(example.adjoint_kspace, example.op, example.strength),
+                network.step_of(*problem),
                 iterates[-1].detach(),
                 self.config.contraction_limit,
             )

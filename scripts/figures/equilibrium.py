@@ -25,14 +25,14 @@ from mri_unroll.io.registry import read_scan
 from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.model import Network, load
 from mri_unroll.physics.linop import LinearOperator
+from mri_unroll.recon.calibrate import calibrate_slice
 from mri_unroll.recon.learned import as_fully_sampled
 from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import shipped_models
 from mri_unroll.recon.retrospective import undersample
 from mri_unroll.training.dataset import SimulatedScans, find_volumes
 from mri_unroll.training.settings import TrainingConfig
-from mri_unroll.training.simulate import POISSON_SHARE
-from mri_unroll.training.validation import HeldOutPeople, score
+from mri_unroll.training.simulate import POISSON_SHARE, Acquisition
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -55,11 +55,24 @@ class Case:
 
 
 def simulated(data: Path, count: int) -> list[Case]:
-    """Scans of people whom no network was trained on; quality is that of the magnitude in the body, noise kept."""
+    """Scans of people whom no network was trained on; quality is that of what is shown, in the body, noise kept."""
     config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
     scans = SimulatedScans(find_volumes(data, config.held_out)[1], 9, count, None, POISSON_SHARE)
-    examples = HeldOutPeople(scans, config, False, torch.device("cpu")).groups[1.0]
-    return [Case(e.adjoint_kspace, e.op, e.strength, lambda image, e=e: -score(image, e)) for e in examples]  # type: ignore[misc]
+    return [_simulated(scans[index]) for index in range(count)]
+
+
+def _simulated(acquired: Acquisition) -> Case:
+    assert acquired.coil_images is not None
+    assert acquired.noise_images is not None
+    problem = calibrate_slice(torch.from_numpy(acquired.kspace), torch.from_numpy(acquired.mask))
+    truth = np.linalg.norm(acquired.coil_images + acquired.noise_images, axis=0)[acquired.body]
+
+    def quality(image: Tensor) -> float:
+        shown = as_fully_sampled(problem, image, problem.op, 1.0)[0].numpy()[acquired.body] * problem.scale
+        return -10 * math.log10(float(np.square(shown - truth).sum() / np.square(truth).sum()))
+
+    strength = torch.cat([problem.strength, torch.ones(1, 1)], dim=1)
+    return Case(problem.op.adjoint(problem.kspace), problem.op, strength, quality)
 
 
 def measured(path: Path) -> Case:

@@ -17,6 +17,7 @@ from mri_unroll.errors import ModelError, UnsupportedScan
 from mri_unroll.metrics import nmse
 from mri_unroll.nets import band_shrinkage
 from mri_unroll.nets.band_shrinkage import BandShrinkage
+from mri_unroll.nets.model import load
 from mri_unroll.nets.weights import digest
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.phantom import phantom_kspace
@@ -132,6 +133,8 @@ def test_the_shipped_denoiser_is_listed_and_verified(tmp_path: Path, monkeypatch
     found = checkpoints.summarise(checkpoints.find_checkpoint("vdamp-cnn"))
     assert found["parameters"] == sum(p.numel() for p in band_shrinkage.load(shipped_denoiser())[0].parameters())
     assert "known_failures" in found["card"]
+    with pytest.raises(ModelError, match="It holds 'mri_unroll band shrinkage"):
+        load(shipped_denoiser())
     network = BandShrinkage()
     network.layers[0].weight.data[0] = float("nan")
     (tmp_path / "message_passing").mkdir()

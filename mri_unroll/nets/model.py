@@ -223,9 +223,10 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
         config = ModelConfig(**fields)
         card = json.loads(metadata.get("card", "{}"))
     except (KeyError, TypeError, ValueError) as error:
+        other = f" It holds {metadata['format']!r}." if "format" in metadata else ""
         raise ModelError(
-            f"The checkpoint {path.name} does not say which network it is for.",
-            "Give one that mri_unroll wrote; those of others go through `mri-unroll models import`.",
+            f"The checkpoint {path.name} does not say which network it is for.{other}",
+            "Give a network that mri_unroll wrote; those of others go through `mri-unroll models import`.",
         ) from error
     network = build(config)
     expected = {name: parameter.shape for name, parameter in network.named_parameters()}

@@ -15,7 +15,7 @@ from mri_unroll.nets.refinement import measured
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.reconstructor import shipped_models, weights_folder
 
-DIGESTS = "DIGESTS"  # beside the weights: one line `SHA256  NAME.safetensors` each
+DIGESTS = "DIGESTS"  # beside the weights: one line `SHA256  PATH` each, as sha256sum writes and checks it
 _REINSTALL = "Install mri_unroll again."
 
 
@@ -115,7 +115,11 @@ def verify(name: str) -> str:
 
 def digest_list() -> str:
     """What `DIGESTS` is to say of the weights that are there. The digest of a first file covers the others."""
-    return "".join(f"{model.digest(path).removeprefix('sha256:')}  {path.name}\n" for path in shipped_files().values())
+    folder = weights_folder()
+    return "".join(
+        f"{model.digest(path).removeprefix('sha256:')}  {path.relative_to(folder).as_posix()}\n"
+        for path in shipped_files().values()
+    )
 
 
 def _expected_digests() -> dict[str, str]:
@@ -141,7 +145,9 @@ def _expected_digests() -> dict[str, str]:
             raise ModelError(
                 f"Expected a SHA-256 digest and a name in each line of {DIGESTS}, got {line[:80]!r}.", _REINSTALL
             )
-        digests[words[1].removeprefix("*").removesuffix(".safetensors")] = "sha256:" + words[0].lower()
+        digests[words[1].rpartition("/")[2].removeprefix("*").removesuffix(".safetensors")] = (
+            "sha256:" + words[0].lower()
+        )
     return digests
 
 

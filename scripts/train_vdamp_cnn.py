@@ -13,6 +13,7 @@ import argparse
 import csv
 import math
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,8 @@ def main() -> None:
         writer.writerows(rows)
     card = {
         "title": "vdamp-cnn: shares of wavelet coefficients by a network of four convolutions, inside message passing",
-        "data": "the pictures that `unrolled` was trained on; see its card for their sources and licences",
+        "data": "the pictures that `unrolled` was trained on",
+        "sources": tomllib.loads((HERE / "unrolled_card.toml").read_text(encoding="utf-8"))["sources"],
         "held_out": held_out,
         "training": f"scripts/train_vdamp_cnn.py --steps {arguments.steps} --batch {arguments.batch}, seed {SEED}",
         "validation": f"{rows[-1]['validation_db']:.2f} dB against thresholds by SURE, {N_VALIDATION} noisy pictures",

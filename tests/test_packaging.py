@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_package_and_the_sample_scan_alone(parcels: Parcels)
     assert names - described == files_under(ROOT / "mri_unroll") | {"mri_unroll/sample_data/phantom_multicoil.h5"}
     assert {name.partition("/licenses/")[2] for name in described} - {""} == set(LICENCES)
     assert found == digests
-    assert digests.keys() == {f"{name}.safetensors" for name in shipped_names()}
+    assert {name.rpartition("/")[2] for name in digests} == {f"{name}.safetensors" for name in shipped_names()}
     for name in (
         "py.typed",
         "weights/unrolled.2.safetensors",
@@ -204,8 +204,10 @@ def test_every_weight_is_listed_with_its_licence_and_sources() -> None:
     for path in folder.rglob("*.safetensors"):
         assert f"`{path.relative_to(folder).as_posix()}`" in text
     for name in shipped_names():
-        card = summarise(find_checkpoint(name))["card"]
-        (licence,) = {cells[0] for files, cells in rows(text).items() if f"`{name}.safetensors`" in files}
+        path = find_checkpoint(name)
+        card = summarise(path)["card"]
+        listed = f"`{path.relative_to(folder).as_posix()}`"
+        (licence,) = {cells[0] for files, cells in rows(text).items() if listed in files}
         assert licence == card["weights_licence"]
         for source in card["sources"]:
             assert f"- {source}\n" in text

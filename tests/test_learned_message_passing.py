@@ -133,7 +133,7 @@ def test_the_shipped_denoiser_is_listed_and_verified(tmp_path: Path, monkeypatch
     found = checkpoints.summarise(checkpoints.find_checkpoint("vdamp-cnn"))
     assert found["parameters"] == sum(p.numel() for p in band_shrinkage.load(shipped_denoiser())[0].parameters())
     assert "known_failures" in found["card"]
-    with pytest.raises(ModelError, match="It holds 'mri_unroll band shrinkage"):
+    with pytest.raises(ModelError, match="holds 'mri_unroll band shrinkage"):
         load(shipped_denoiser())
     network = BandShrinkage()
     network.layers[0].weight.data[0] = float("nan")

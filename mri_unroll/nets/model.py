@@ -223,9 +223,9 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
         config = ModelConfig(**fields)
         card = json.loads(metadata.get("card", "{}"))
     except (KeyError, TypeError, ValueError) as error:
-        other = f" It holds {metadata['format']!r}." if "format" in metadata else ""
+        held = f"holds {metadata['format']!r}" if "format" in metadata else "does not say which network it is for"
         raise ModelError(
-            f"The checkpoint {path.name} does not say which network it is for.{other}",
+            f"The checkpoint {path.name} {held}.",
             "Give a network that mri_unroll wrote; those of others go through `mri-unroll models import`.",
         ) from error
     network = build(config)

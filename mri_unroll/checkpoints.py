@@ -13,6 +13,7 @@ from mri_unroll.errors import ModelError
 from mri_unroll.nets import band_shrinkage, imported, model
 from mri_unroll.nets.refinement import measured
 from mri_unroll.physics.sense import SenseOperator
+from mri_unroll.recon.message_passing import DENOISERS
 from mri_unroll.recon.reconstructor import shipped_models, weights_folder
 
 DIGESTS = "DIGESTS"  # beside the weights: one line `SHA256  PATH` each, as sha256sum writes and checks it
@@ -21,7 +22,7 @@ _REINSTALL = "Install mri_unroll again."
 
 def shipped_files() -> dict[str, Path]:
     """Names and (first) files of all weights that come along: networks, and the denoiser of message passing."""
-    denoisers = sorted((weights_folder() / "message_passing").glob("*.safetensors"))
+    denoisers = sorted((weights_folder() / DENOISERS).glob("*.safetensors"))
     return shipped_models() | {path.stem: path for path in denoisers}
 
 
@@ -145,9 +146,7 @@ def _expected_digests() -> dict[str, str]:
             raise ModelError(
                 f"Expected a SHA-256 digest and a name in each line of {DIGESTS}, got {line[:80]!r}.", _REINSTALL
             )
-        digests[words[1].rpartition("/")[2].removeprefix("*").removesuffix(".safetensors")] = (
-            "sha256:" + words[0].lower()
-        )
+        digests[Path(words[1].removeprefix("*")).stem] = "sha256:" + words[0].lower()
     return digests
 
 

@@ -117,7 +117,7 @@ class Equilibrium(nn.Module):
         """
         changed = {"tolerance": tolerance, "n_iterations": n_iterations}
         settings = {name: value for name, value in changed.items() if value is not None}
-        regularised = self.start(adjoint_kspace, op)
+        regularised = self.start(adjoint_kspace, op) if start is None or self.sees_start else start
         step = self.step_of(adjoint_kspace, op, strength, regularised)
         return self._solve(step, regularised if start is None else start, op.image_ndim, settings)
 

@@ -25,6 +25,7 @@ from mri_unroll.solvers.sure import BandsDenoiser
 from mri_unroll.solvers.vdamp import VdampSolution, vdamp
 from mri_unroll.solvers.wavelet import N_LEVELS, wavelet_bands
 
+DENOISERS = "message_passing"  # folder of their weights, below that of all weights
 WAVELET = "db4"
 N_SHIFTS = 4  # positions of the wavelets that are averaged over: 1 to 4 dB better than one
 MAX_ITERATIONS = 20
@@ -133,4 +134,4 @@ def learned_message_passing(device: torch.device) -> MessagePassing:
 
 def shipped_denoiser() -> Path:
     """Where the weights of ``vdamp-cnn`` lie."""
-    return Path(str(resources.files("mri_unroll") / "weights" / "message_passing" / "vdamp-cnn.safetensors"))
+    return Path(str(resources.files("mri_unroll") / "weights" / DENOISERS / "vdamp-cnn.safetensors"))

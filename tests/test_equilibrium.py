@@ -21,6 +21,7 @@ from mri_unroll.nets.contraction import (
     ContractivePrior,
     contraction_penalty,
     convolution_norm_bound,
+    drift,
     limit_unet,
     local_lipschitz,
     unet_lipschitz_bound,
@@ -148,8 +149,9 @@ def test_what_the_prior_sees_of_the_start_is_not_where_it_began() -> None:
     with torch.no_grad():
         blind = case.network.step(found, case.adjoint_kspace, case.op, case.strength, torch.zeros_like(found))
     assert relative((blind,), (found.detach(),)) > 1e-3
-    with pytest.raises(ConfigError, match="sees_start of an equilibrium only"):
-        ModelConfig(sees_start=True)
+    for setting in ({"sees_start": True}, {"contraction_slope": 0.5}):
+        with pytest.raises(ConfigError, match="sees_start and contraction_slope of an equilibrium only"):
+            ModelConfig(**setting)
 
 
 def test_early_pictures_are_plain_iterations_that_know_their_own_step_alone() -> None:
@@ -476,6 +478,37 @@ def test_a_limited_step_has_one_fixed_point_that_every_start_finds() -> None:
         ]
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_less_is_sampled_the_more_it_shrinks() -> None:
+    torch.manual_seed(0)
+    inside = UNetPrior(n_evidence=2, n_strength=3, widths=(4, 6))
+    prior = ContractivePrior(inside, 0.98, anchored=True, slope=0.5)
+    strength = torch.tensor([[0.3, 0.0, 1.0], [-1.0, 1.0, 0.0], [0.0, -1.0, 1.0]])  # 4x, 8x, 2x
+    shrinkage = 0.02 * torch.tensor([1.0, 2.0, 0.5]).sqrt().view(-1, 1, 1)
+    torch.testing.assert_close(1 - prior.factor_at(strength), shrinkage)
+    seen = random_complex((3, 3, 12, 14), torch.complex64, 1)
+    expected = (1 - shrinkage) * inside(seen, strength) + shrinkage * seen[:, 2]
+    torch.testing.assert_close(prior(seen, strength), expected, rtol=1e-5, atol=1e-6)
+    assert float(prior.factor_at(torch.tensor([[0.0, 100.0, 0.0]]))) == 0.5  # of all that is left of a picture
+    assert ContractivePrior(inside, 0.98).factor_at(strength) == 0.98
+
+
+def test_the_drift_is_the_slowest_direction_where_the_largest_gain_is_another() -> None:
+    """Of a map that is no orthogonal one, what plain iterations go along is an eigenvector, not a singular one."""
+    matrix = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.2, 3.0], [0.0, 0.0, 0.1]], dtype=torch.float64)
+
+    def step(x: Tensor) -> Tensor:
+        return torch.einsum("ij,bpj->bpi", matrix, x)
+
+    image = torch.ones(2, 1, 3, dtype=torch.float64) * torch.tensor([1.0, -7.0])[:, None, None]
+    direction = drift(step, image, n_steps=30)
+    torch.testing.assert_close(direction.abs(), torch.tensor([[[1.0, 0.0, 0.0]]] * 2, dtype=torch.float64))
+    assert float(local_lipschitz(step, image)[0].max()) > 3
+    penalty, used = contraction_penalty(step, image, 0.8, direction, n_iterations=0)
+    assert float(penalty) == pytest.approx(0.1**2)
+    assert torch.equal(used, direction)
+    assert torch.equal(drift(step, torch.zeros_like(image)), torch.zeros_like(image))  # at rest
 
 
 def test_a_factor_that_does_not_contract_is_refused() -> None:

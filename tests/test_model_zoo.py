@@ -529,7 +529,8 @@ def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ..
     """Its step is one of the unrolled network, the last unless told, shrunk; what is new has no weight yet."""
     torch.manual_seed(0)
     source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()
-    wider = {"sees_start": True, "n_strength": 3} if sees_start else {}  # one picture and one condition more
+    # One picture and one condition more; and shrunk the more, the less was sampled.
+    wider = {"sees_start": True, "n_strength": 3, "contraction_slope": 0.5} if sees_start else {}
     target = build(replace(SMALL, kind="equilibrium", contraction=0.9, widths=widths, **wider))
     transfer(source, target, step)
     adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
@@ -541,8 +542,11 @@ def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ..
         seen = torch.cat([pair, random_complex(adjoint.shape, torch.complex64, 5)[:, None]], dim=1)
         told = torch.cat([strength, torch.ones(1, 1)], dim=1)
     with torch.no_grad():
-        anchor = 0.1 * seen[:, 2] if sees_start else 0.0
-        torch.testing.assert_close(target.step.prior(seen, told), 0.9 * begun.prior(pair, strength) + anchor)
+        shrinkage = 0.1 * 2.0 if sees_start else 0.1  # the second feature of strength is 2: 16x, four times 4x
+        anchor = shrinkage * seen[:, 2] if sees_start else 0.0
+        torch.testing.assert_close(
+            target.step.prior(seen, told), (1 - shrinkage) * begun.prior(pair, strength) + anchor
+        )
         torch.testing.assert_close(target.step.weight(told), begun.weight(strength))
     target.step.prior(seen, told).abs().square().sum().backward()
     for name, parameter in target.step.prior.named_parameters():  # and all of them can learn

@@ -14,7 +14,7 @@ from support.training import tiny
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
-from mri_unroll.nets.contraction import local_lipschitz
+from mri_unroll.nets.contraction import drift, local_lipschitz
 from mri_unroll.nets.model import ModelConfig, build
 from mri_unroll.training.examples import Example, prepare
 from mri_unroll.training.losses import kspace_loss, picture_weights, weighted_l1, weighted_nrmse
@@ -223,6 +223,23 @@ def test_what_exceeds_the_limit_is_penalised(example: Example) -> None:
         torch.autograd.grad(loss, network.step.prior.parameters(), allow_unused=True) for loss in (kept, plain)
     ]
     assert any(not torch.allclose(own, other) for own, other in zip(*gradients, strict=True) if own is not None)
+
+
+@pytest.mark.filterwarnings("ignore::mri_unroll.errors.ConvergenceWarning")  # that it does not converge is the case
+def test_the_gain_along_the_drift_is_penalised(example: Example) -> None:
+    network, model = equilibrium(1.2), ModelConfig(kind="equilibrium", widths=(4,))
+    problem = example.adjoint_kspace, example.op, example.strength
+    image = list(network.iterates(*problem, n_early=2))[-1].detach()
+    step = network.step_of(*problem)
+    along = drift(step, image)
+    with torch.no_grad():
+        gain = float((step(image + 1e-2 * along) - step(image - 1e-2 * along)).norm() / 2e-2)
+    assert 0.9 < gain < float(local_lipschitz(step, image)[0])
+    settings = {"model": model, "contraction_penalty": 2.0, "contraction_limit": 0.5}
+    kept = objective(**settings, contraction_along="drift")(network, example)
+    assert float((kept - objective(model=model)(network, example)).detach()) == pytest.approx(
+        2.0 * (gain - 0.5) ** 2, rel=0.05
+    )
 
 
 def test_early_pictures_of_an_equilibrium_are_supervised(example: Example) -> None:

@@ -241,6 +241,18 @@ def test_a_batch_is_the_mean_of_its_examples(images: Path, tmp_path: Path) -> No
         torch.testing.assert_close(parameter.grad, (first + second) / 2, rtol=1e-5, atol=1e-8)
 
 
+def test_a_run_may_begin_with_data_weights_of_its_own(images: Path, tmp_path: Path) -> None:
+    from mri_unroll.training.loop import _Run
+    from mri_unroll.training.processes import Processes
+
+    config = tiny(images, tmp_path, start_weight=(4.6, 0.5, -5.3))
+    network = _Run(config, Processes(0, 1, torch.device("cpu")), lambda event: None).network
+    weight = network.steps[0].weight(torch.tensor([[0.3, 1.0]]))
+    assert float(weight.detach()) == pytest.approx(np.exp(4.6 * 0.3 + 0.5 - 5.3))
+    with pytest.raises(ConfigError, match="exponents of 2 conditions and a constant"):
+        tiny(images, tmp_path, start_weight=(4.6, -5.3))
+
+
 def test_data_that_cannot_be_used_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither"):
         train(tiny(tmp_path / "absent", tmp_path / "run"), lambda event: None)

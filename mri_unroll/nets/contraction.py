@@ -20,6 +20,7 @@ from mri_unroll.errors import ConfigError
 from mri_unroll.nets.prior import Prior, UNetPrior
 
 Map = Callable[[Tensor], Tensor]
+_MOST_SHRINKAGE = 0.5  # that it can grow to
 
 
 class ContractivePrior(nn.Module):
@@ -31,28 +32,41 @@ class ContractivePrior(nn.Module):
     next to nothing of moves slowly towards ``a`` unless ``U`` holds it: an anchor made of the data leaves such parts as
     they were measured, zero leaves them out.
 
+    The less is sampled, the more directions are left to the prior alone, and the slower is the slowest. The shrinkage
+    :math:`1-c` may therefore grow with the acceleration.
+
     Parameters
     ----------
     prior
         The residual prior.
     factor
-        ``c``, in (0, 1).
+        ``c``, in (0, 1); where it depends on the acceleration, at fourfold.
     anchored
         Take as ``a`` the last picture of the evidence, which must not change with the iterate; else zero.
+    slope
+        Power of the acceleration that the shrinkage grows with; 0: the same for all.
     """
 
-    def __init__(self, prior: Prior, factor: float, anchored: bool = False) -> None:
+    def __init__(self, prior: Prior, factor: float, anchored: bool = False, slope: float = 0.0) -> None:
         if not 0 < factor < 1:
             raise ConfigError(f"Expected a contraction factor between 0 and 1, got {factor}.")
         super().__init__()
         self.prior = prior
         self.factor = factor
         self.anchored = anchored
+        self.slope = slope
 
     def forward(self, image: Tensor, strength: Tensor) -> Tensor:
-        """As the prior inside."""
-        shrunk = self.factor * self.prior(image, strength)
-        return shrunk + (1 - self.factor) * image[:, -1] if self.anchored else shrunk
+        """As the prior inside; the second number of ``strength`` is the binary logarithm of acceleration over four."""
+        factor = self.factor_at(strength)
+        shrunk = factor * self.prior(image, strength)
+        return shrunk + (1 - factor) * image[:, -1] if self.anchored else shrunk
+
+    def factor_at(self, strength: Tensor) -> Tensor | float:
+        """``c``, one number or ``(batch, 1, 1)``."""
+        if not self.slope:
+            return self.factor
+        return 1 - ((1 - self.factor) * torch.exp2(self.slope * strength[:, 1:2, None])).clamp_max(_MOST_SHRINKAGE)
 
 
 def local_lipschitz(
@@ -103,7 +117,8 @@ def contraction_penalty(
     Parameters
     ----------
     step, image, direction, n_iterations
-        As for `local_lipschitz`; hand in the last direction of the same picture to spare iterations.
+        As for `local_lipschitz`; hand in the last direction of the same picture to spare iterations. 0: the gain along
+        ``direction`` as it is.
     limit
         ``q``, below 1.
 
@@ -117,13 +132,42 @@ def contraction_penalty(
     Lipschitz constants of learned steps as a penalty: Pramanik, Zimmerman and Jacob, IEEE Trans. Comput. Imaging 9, 260
     (2023), arXiv:2206.04797.
     """
-    _, direction = local_lipschitz(step, image, direction, n_iterations)
+    if direction is None or n_iterations:
+        _, direction = local_lipschitz(step, image, direction, n_iterations)
     eps = torch.finfo(image.dtype).eps ** (1 / 3)
     # A central difference: one more graph of the step, where an exact product would need a graph of a graph.
     width = eps * torch.linalg.vector_norm(image.flatten(1), dim=1).clamp_min(eps).view(-1, *[1] * (image.ndim - 1))
     change = (step(image.detach() + width * direction) - step(image.detach() - width * direction)) / (2 * width)
     size = torch.linalg.vector_norm(change.flatten(1), dim=1)
     return functional.relu(size - limit).square().mean(), direction
+
+
+@torch.no_grad()
+def drift(step: Map, image: Tensor, n_steps: int = 2) -> Tensor:
+    """The direction in which plain iterations still move after a few: near rest, that in which they are slowest.
+
+    Differences of iterates are a power iteration on the Jacobian itself, at the price of the step alone. Along it the
+    gain decides how soon iterations come to rest; the largest gain, `local_lipschitz`, bounds it and costs many times
+    as much.
+
+    Parameters
+    ----------
+    step
+        Treats samples independently.
+    image
+        ``(batch, ...)``, near the fixed point.
+    n_steps
+        Iterations before the difference is taken.
+
+    Returns
+    -------
+    Tensor
+        Of unit length, or zero for a sample at rest.
+    """
+    before = image
+    for _ in range(n_steps):
+        before, image = image, step(image)
+    return _normalised(image - before)
 
 
 def convolution_norm_bound(weight: Tensor, n_grid: int = 16) -> Tensor:

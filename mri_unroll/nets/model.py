@@ -71,6 +71,7 @@ class ModelConfig:
     map_width: int = 16  # channels of a refinement network
     prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
     sees_start: bool = False  # of an equilibrium: its prior sees the start of iterations and shrinks towards it
+    contraction_slope: float = 0.0  # power of acceleration that 1 - contraction grows with, which then is at fourfold
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -119,10 +120,10 @@ class ModelConfig:
                 "Expected prior_last with conjugate gradients in an unrolled network.",
                 "A gradient step ends with its prior as it is.",
             )
-        if self.sees_start and self.kind != "equilibrium":
+        if (self.sees_start or self.contraction_slope) and self.kind != "equilibrium":
             raise ConfigError(
-                "Expected sees_start of an equilibrium only.",
-                "The steps of an unrolled network are shown the picture and its gradient.",
+                "Expected sees_start and contraction_slope of an equilibrium only.",
+                "The steps of an unrolled network are shown the picture and its gradient, and do not shrink.",
             )
         if self.kind == "equilibrium" and self.map_refinement != "none":
             raise ConfigError(
@@ -156,7 +157,7 @@ def build(config: ModelConfig) -> Network:
             fixed_point, method=config.method, tolerance=config.tolerance, n_iterations=config.n_iterations
         )
         return Equilibrium(
-            step(ContractivePrior(fresh_prior(), config.contraction, config.sees_start)),
+            step(ContractivePrior(fresh_prior(), config.contraction, config.sees_start, config.contraction_slope)),
             n_start_cg=config.n_start_cg,
             solver=solver,
             backward=config.backward,

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save
+from mri_unroll.nets.steps import ProximalStep
 from mri_unroll.nets.transfer import transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.recon.learned import fitting_precision
@@ -92,6 +94,14 @@ def train(config: TrainingConfig, events: Events, restart: bool = False) -> Path
     return path
 
 
+@torch.no_grad()
+def _set_weights(network: nn.Module, exponents: tuple[float, ...]) -> None:
+    for step in network.modules():
+        if isinstance(step, ProximalStep):
+            step.log_weight.weight.copy_(step.log_weight.weight.new_tensor(exponents[:-1]))
+            step.log_weight.bias.fill_(exponents[-1])
+
+
 def _ignore(event: dict[str, Any]) -> None:
     """Only the first process speaks."""
 
@@ -114,6 +124,8 @@ class _Run:
         self.started_from = None if config.start_from is None else digest(Path(config.start_from))
         if config.start_from is not None:
             transfer(load(Path(config.start_from))[0], self.network, config.start_step)
+        if config.start_weight:
+            _set_weights(self.network, config.start_weight)
         self.network.to(team.device)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4)

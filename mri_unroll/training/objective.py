@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mri_unroll.nets.contraction import contraction_penalty
+from mri_unroll.nets.contraction import contraction_penalty, drift
 from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.model import Network
 from mri_unroll.physics.fourier import centred_fft
+from mri_unroll.solvers.fixed_point import Map
 from mri_unroll.training.examples import Example, Supervised
 from mri_unroll.training.losses import (
     kspace_loss,
@@ -57,13 +58,15 @@ class Objective:
             iterates = list(network.iterates(*problem))
         loss = self._error(iterates, example)
         if self.config.contraction_penalty and isinstance(network, Equilibrium):
-            penalty, _ = contraction_penalty(
-                network.step_of(*problem),
-                iterates[-1].detach(),
-                self.config.contraction_limit,
-            )
+            penalty = self._penalty(network.step_of(*problem, iterates[0]), iterates[-1].detach())
             loss = loss + self.config.contraction_penalty * penalty
         return loss
+
+    def _penalty(self, step: Map, image: Tensor) -> Tensor:
+        limit = self.config.contraction_limit
+        if self.config.contraction_along == "drift":
+            return contraction_penalty(step, image, limit, drift(step, image), n_iterations=0)[0]
+        return contraction_penalty(step, image, limit)[0]
 
     def _error(self, iterates: list[Tensor], example: Supervised | HeldOutExample) -> Tensor:
         if isinstance(example, Supervised) and self.config.loss == "relative":

@@ -18,6 +18,7 @@ LossName = Literal["relative", "l1", "ssim", "mixed", "kspace"]
 Samples = Literal["all", "measured", "held-out"]
 Supervision = Literal["reference", "ssdu"]
 Task = Literal["reconstruct", "restore"]
+Direction = Literal["worst", "drift"]
 
 PLACES = ("data", "out", "start_from")  # settings that are paths: of the machine, not of the weights
 
@@ -46,6 +47,7 @@ class TrainingConfig:
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
     start_from: str | None = None  # a shipped network, or weights of one that is no wider and has no more steps
     start_step: int | None = None  # of an unrolled start, which an equilibrium begins as, from 0; None: the last
+    start_weight: tuple[float, ...] = ()  # log data weight of every step: exponents of its conditions, then a constant
     bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
     clip_norm: float = 1.0  # longer gradients are shortened to this
@@ -62,6 +64,7 @@ class TrainingConfig:
     deep_supervision: tuple[float, ...] = (0.1, 0.3, 0.5)  # weights of the last pictures; earlier ones as the first
     contraction_penalty: float = 0.0  # of an equilibrium: weight of what its step exceeds the next setting by, squared
     contraction_limit: float = 0.95  # gain of an equilibrium's step, at its own pictures, that is not penalised
+    contraction_along: Direction = "worst"  # the gain in which direction; "drift": where plain iterations still move
     kspace_samples: Samples = "all"  # which samples "kspace" compares
     supervision: Supervision = "reference"  # "ssdu": no reference, measured lines are held out
     ssdu_share: float = 0.4  # of the measured lines that are held out of a step and predicted
@@ -80,6 +83,7 @@ class TrainingConfig:
             ("supervision", get_args(Supervision)),
             ("device", get_args(DeviceChoice)),
             ("task", get_args(Task)),
+            ("contraction_along", get_args(Direction)),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"Expected `{name}` to be one of {choices}, got {getattr(self, name)!r}.")
@@ -116,6 +120,13 @@ class TrainingConfig:
                 raise ConfigError(
                     f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct the value."
                 )
+        n_conditions, data_term = self.model.n_strength, self.model.data_term
+        if self.start_weight and (len(self.start_weight) != n_conditions + 1 or data_term != "cg"):
+            raise ConfigError(
+                f"Expected `start_weight` to be exponents of {n_conditions} conditions and a constant, with the "
+                f'data term "cg"; got {self.start_weight} with {data_term!r}.',
+                "Correct it, or leave it out: what `start_from` has is kept.",
+            )
         if self.contraction_penalty and self.model.kind != "equilibrium":
             raise ConfigError(
                 f"Only an equilibrium has a contraction to keep, and the model is {self.model.kind!r}.",

@@ -4,12 +4,17 @@
 
 The card's text comes from the TOML file; what the training run recorded (settings, steps done, validation) is kept
 under ``run``. Rewrites ``mri_unroll/weights/NAME.safetensors`` (with ``NAME.2.safetensors`` and so on where one file
-would be too large for a source repository) and ``mri_unroll/weights/DIGESTS``.
+would be too large for a source repository) and ``mri_unroll/weights/DIGESTS``. An equilibrium is trained to a looser
+tolerance than it is to run with:
+
+    python scripts/export_model.py runs/equilibrium/model.safetensors --card scripts/equilibrium_card.toml \
+        --name equilibrium --tolerance 5e-5 --iterations 100
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tomllib
 from pathlib import Path
 
@@ -25,8 +30,14 @@ def main() -> None:
     parser.add_argument("trained", type=Path, help="model.safetensors of a training run")
     parser.add_argument("--card", type=Path, required=True, help="TOML file with the text of the model card")
     parser.add_argument("--name", default="unrolled", help="name that users give to --method")
+    parser.add_argument(
+        "--tolerance", type=float, help="of an equilibrium as it is to run; as it was trained unless given"
+    )
+    parser.add_argument("--iterations", type=int, help="the same: at most so many")
     arguments = parser.parse_args()
     network, config, run = model.load(arguments.trained)
+    asked = {"tolerance": arguments.tolerance, "n_iterations": arguments.iterations}
+    config = dataclasses.replace(config, **{name: value for name, value in asked.items() if value is not None})
     card = tomllib.loads(arguments.card.read_text(encoding="utf-8")) | {"run": run}
     folder = weights_folder()
     path = folder / f"{arguments.name}.safetensors"

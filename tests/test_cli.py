@@ -563,6 +563,7 @@ def test_methods_are_listed_and_the_default_marked() -> None:
         "sigpy-l1wavelet": "peer",
         "unrolled": "learned",
         "unrolled-small": "learned",
+        "equilibrium": "learned",
     }
     assert set(NETWORKS) | {"restore"} == set(reconstructor.shipped_models())
     assert [method["name"] for method in found if method["default"]] == ["unrolled"]

@@ -16,7 +16,7 @@ from mri_unroll.recon.retrospective import undersample
 from mri_unroll.recon.slicewise import EMPTY
 from mri_unroll.scan import Geometry, Scan, Source
 
-NETWORKS = [name for name in ("unrolled", "unrolled-small") if name in shipped_models()]
+NETWORKS = [name for name in ("unrolled", "unrolled-small", "equilibrium") if name in shipped_models()]
 NOISE = 0.004  # of the phantom's brightest tissue
 
 
@@ -50,7 +50,10 @@ def accelerated(scan: Scan, acceleration: float = 4) -> Scan:
         pytest.param((640, 372), 15, marks=pytest.mark.slow),
     ],
 )
-def test_sizes_and_coils(network: str, shape: tuple[int, int], n_coils: int) -> None:
+def test_sizes_and_coils(network: str, shape: tuple[int, int], n_coils: int, request: pytest.FixtureRequest) -> None:
+    if (network, shape) == ("equilibrium", (65, 63)):
+        reason = "five calibration lines: the coil maps are wrong, and every step goes further astray; on its card"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     full = full_scan(shape, n_coils)
     assert full.reference is not None
     scan = accelerated(full, 2 if n_coils == 1 else 4)
@@ -58,6 +61,15 @@ def test_sizes_and_coils(network: str, shape: tuple[int, int], n_coils: int) -> 
     assert picture.shape == (1, *shape)
     assert np.isfinite(picture).all()
     assert nmse(full.reference, picture) < nmse(full.reference, naive)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_eight_calibration_lines_are_enough(network: str) -> None:
+    full = full_scan((65, 63), 5)
+    assert full.reference is not None
+    scan = undersample(full, "equispaced_fraction", 4, 0.13, seed=0)
+    picture, naive = run(scan, network).pixels, run(scan, "zero-filled").pixels
+    assert nmse(full.reference, picture) < 0.3 * nmse(full.reference, naive)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -142,13 +142,16 @@ def test_export_ships_parts_as_one_model(
         monkeypatch.setattr(module, "weights_folder", lambda: folder)
     script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "export_model.py"))
     monkeypatch.setitem(script["main"].__globals__, "MAX_BYTES", LIMIT)
-    monkeypatch.setattr(sys, "argv", ["export_model.py", str(path), "--card", str(tmp_path / "card.toml")])
+    given = ["--card", str(tmp_path / "card.toml"), "--tolerance", "2e-4", "--iterations", "70"]
+    monkeypatch.setattr(sys, "argv", ["export_model.py", str(path), *given])
     script["main"]()
     shipped = folder / "unrolled.safetensors"
     assert len(files(shipped)) > 2
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in files(shipped))
     assert list(reconstructor.shipped_models()) == checkpoints.shipped_names() == ["unrolled"]
     assert checkpoints.verify("unrolled") == digest(shipped)
+    config = load(shipped)[1]
+    assert (config.tolerance, config.n_iterations) == (2e-4, 70)
     summary = checkpoints.summarise(shipped)
     assert summary["bytes"] == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     assert (summary["card"]["title"], summary["card"]["run"]) == ("Test", {"title": 'a "quoted" card'})

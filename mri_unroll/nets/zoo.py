@@ -37,6 +37,19 @@ ZOO: dict[str, Entry] = {
     "refined-once": Entry(replace(UNROLLED, map_refinement="once"), "coil maps refined at the start"),
     "refined-each": Entry(replace(UNROLLED, map_refinement="each"), "coil maps refined before each step"),
     "equilibrium": Entry(
-        ModelConfig(kind="equilibrium", n_strength=3, n_cg=6), "the fixed point of one step, to a tolerance"
+        ModelConfig(
+            kind="equilibrium",
+            n_strength=3,
+            n_cg=8,
+            widths=(80, 104, 156),
+            contraction=0.98,
+            contraction_slope=0.35,
+            tolerance=5e-5,
+            n_iterations=100,
+            backward="neumann",
+            n_terms=8,
+            sees_start=True,
+        ),
+        "the fixed point of one wider step, to a tolerance",
     ),
 }

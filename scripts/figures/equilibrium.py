@@ -38,9 +38,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
-UNFINISHED = HERE.parent / "checkpoints" / "equilibrium.safetensors"
 ITERATIONS = 200
-MOST = 50  # of them, before it stops by itself
 SHOWN = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 40, 50, 60, 80, 100, 120, 160, 200)
 
 
@@ -90,7 +88,7 @@ def measured(path: Path) -> Case:
     return Case(problem.op.adjoint(problem.kspace), problem.op, strength, quality)
 
 
-def by_iteration(network: Equilibrium, case: Case, tolerance: float) -> tuple[list[float], int]:
+def by_iteration(network: Equilibrium, case: Case, tolerance: float | None) -> tuple[list[float], int]:
     """Quality of what the solver would give after each number of iterations, and how many it takes by itself."""
     images: list[Tensor] = []
     step = network.step
@@ -102,7 +100,7 @@ def by_iteration(network: Equilibrium, case: Case, tolerance: float) -> tuple[li
             return images[-1]
 
     sizes: list[float] = []
-    own = network(case.adjoint_kspace, case.op, case.strength, tolerance=tolerance, n_iterations=MOST).n_iterations
+    own = network(case.adjoint_kspace, case.op, case.strength, tolerance=tolerance).n_iterations
     network.step = Watched()
     try:
         network(case.adjoint_kspace, case.op, case.strength, tolerance=0.0, n_iterations=ITERATIONS)
@@ -119,13 +117,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of magnitude images, see docs/training.md")
     parser.add_argument("--scan", type=Path, help="a real, fully sampled scan")
-    parser.add_argument("--weights", type=Path, default=UNFINISHED, help="of the equilibrium")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative residual at which it stops by itself")
+    parser.add_argument("--weights", type=Path, help="of an equilibrium; default: the one that ships")
+    parser.add_argument("--tolerance", type=float, help="relative residual at which it stops; default: its own")
     parser.add_argument("--count", type=int, default=8, help="simulated scans")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    network: Network = load(arguments.weights)[0]
+    network: Network = load(arguments.weights or shipped_models()["equilibrium"])[0]
     assert isinstance(network, Equilibrium)
     unrolled = load(shipped_models()["unrolled"])[0]
     groups = {f"{arguments.count} simulated scans": simulated(arguments.data, arguments.count)}

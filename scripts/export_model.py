@@ -5,10 +5,10 @@
 The card's text comes from the TOML file; what the training run recorded (settings, steps done, validation) is kept
 under ``run``. Rewrites ``mri_unroll/weights/NAME.safetensors`` (with ``NAME.2.safetensors`` and so on where one file
 would be too large for a source repository) and ``mri_unroll/weights/DIGESTS``. An equilibrium is trained to a looser
-tolerance than it is to run with:
+tolerance, and with less of the shrinkage that brings it to rest, than it is to run with:
 
     python scripts/export_model.py runs/equilibrium/model.safetensors --card scripts/equilibrium_card.toml \
-        --name equilibrium --tolerance 5e-5 --iterations 100
+        --name equilibrium --tolerance 5e-5 --iterations 100 --contraction 0.975 --slope 0.5
 """
 
 from __future__ import annotations
@@ -34,9 +34,16 @@ def main() -> None:
         "--tolerance", type=float, help="of an equilibrium as it is to run; as it was trained unless given"
     )
     parser.add_argument("--iterations", type=int, help="the same: at most so many")
+    parser.add_argument("--contraction", type=float, help="the same: its contraction at fourfold undersampling")
+    parser.add_argument("--slope", type=float, help="the same: its contraction_slope")
     arguments = parser.parse_args()
     network, config, run = model.load(arguments.trained)
-    asked = {"tolerance": arguments.tolerance, "n_iterations": arguments.iterations}
+    asked = {
+        "tolerance": arguments.tolerance,
+        "n_iterations": arguments.iterations,
+        "contraction": arguments.contraction,
+        "contraction_slope": arguments.slope,
+    }
     config = dataclasses.replace(config, **{name: value for name, value in asked.items() if value is not None})
     card = tomllib.loads(arguments.card.read_text(encoding="utf-8")) | {"run": run}
     folder = weights_folder()

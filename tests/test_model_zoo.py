@@ -532,7 +532,7 @@ def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ..
     # One picture and one condition more; and shrunk the more, the less was sampled.
     wider = {"sees_start": True, "n_strength": 3, "contraction_slope": 0.5} if sees_start else {}
     target = build(replace(SMALL, kind="equilibrium", contraction=0.9, widths=widths, **wider))
-    transfer(source, target, step)
+    transfer(source, target, () if step is None else (step,))
     adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
     image = random_complex(adjoint.shape, torch.complex64, 4)
     begun = source.steps[-1 if step is None else step]
@@ -555,14 +555,32 @@ def test_an_equilibrium_begins_as_a_step(step: int | None, widths: tuple[int, ..
             assert bool((parameter.grad.abs().amax((0, 2, 3)) > 0).all())
 
 
-def test_what_an_equilibrium_cannot_begin_as() -> None:
+def test_steps_begin_as_those_that_are_named() -> None:
+    """Repeated as they are, in the order given: the larger network computes what the smaller one's steps would."""
+    torch.manual_seed(0)
+    source, op, kspace = awake(build(replace(SMALL, n_steps=3))), *scan()
+    order = (0, 1, 2, 1, 2)
+    target = build(replace(SMALL, n_steps=5))
+    transfer(source, target, order)
+    adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
+    with torch.no_grad():
+        *_, found = target.iterates(adjoint, op, strength)
+        wanted = next(iter(source.iterates(adjoint, op, strength)))
+        for index in order:
+            wanted = source.steps[index](wanted, adjoint, op, strength)
+    assert torch.equal(found, wanted)
+    assert target.steps[1].prior.last.weight is not target.steps[3].prior.last.weight
+
+
+def test_what_steps_cannot_begin_as() -> None:
     source = build(replace(SMALL, n_steps=2))
     target = build(replace(SMALL, kind="equilibrium"))
-    for step in (-1, 2):
-        with pytest.raises(ConfigError, match="a step from 0 to 1"):
-            transfer(source, target, step)
-    with pytest.raises(ConfigError, match="Leave out `start_step`"):
-        transfer(source, build(replace(SMALL, n_steps=2)), 0)
+    for steps in ((-1,), (2,), (0, 1)):
+        with pytest.raises(ConfigError, match="from 0 to 1, for each of the 1 ") as caught:
+            transfer(source, target, steps)
+    assert "`start_steps`" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"for each of the 2 .* got \[0\]"):
+        transfer(source, build(replace(SMALL, n_steps=2)), (0,))
     with pytest.raises(ModelError, match="no counterpart"):
         transfer(target, build(SMALL))
 
@@ -580,7 +598,7 @@ def test_the_table_of_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "model_zoo.py"))
     n_in, layers = 8 * 2 + 3, 64 * 64 * 7
     pixels = 160 * 128  # of a picture of 320 x 255, folded by two
-    expected = 8 * 9 * pixels * (n_in * 64 + layers + 64 * 8) / 1e9
+    expected = 11 * 9 * pixels * (n_in * 64 + layers + 64 * 8) / 1e9
     assert script["prior_work"]("dncnn", (320, 255)) == pytest.approx(expected)
     monkeypatch.setitem(script["main"].__globals__, "peak_memory", lambda name, arguments: 0.5)
     config = replace(ZOO["unrolled-small"].config, n_steps=1)

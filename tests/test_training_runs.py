@@ -179,6 +179,8 @@ def test_settings_out_of_range_are_refused() -> None:
     for change in ({"batch": 0}, {"ssdu_share": 1.0}, {"deep_supervision": ()}, {"learning_rate": 0.0}, {"zoom": 0.9}):
         with pytest.raises(ConfigError, match=f"`{next(iter(change))}`"):
             tiny(Path(), Path(), **change)
+    with pytest.raises(ConfigError, match=r"`start_from`, which is missing; got \[0, 1\]"):
+        tiny(Path(), Path(), start_steps=(0, 1))
 
 
 def test_shipped_runs_can_be_read() -> None:
@@ -186,6 +188,8 @@ def test_shipped_runs_can_be_read() -> None:
         "train_unrolled.toml",
         "train_unrolled_stage1.toml",
         "train_unrolled_stage2.toml",
+        "train_unrolled_stage3.toml",
+        "train_unrolled_stage4.toml",
         "train_unrolled_small.toml",
         "train_equilibrium_stage1.toml",
         "train_equilibrium_stage2.toml",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ _FIRST = re.compile(r"\.(down\.0\.0|first|layers\.0\.0)\.weight$")  # of a prior
 _FRESH = 0.5  # by which weights into channels that the source does not have are made smaller
 
 
-def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> None:
+def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) -> None:
     """Start a network from the weights of a smaller one.
 
     Steps that the target has beyond the source's begin as copies of its last one, with their priors' last layer
@@ -30,36 +31,38 @@ def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> N
     ----------
     source, target
         Networks; the target is changed in place, and what of its weights is fresh is kept as it is.
-    step
-        Of an unrolled source, which the step of an equilibrium begins as, counted from 0; None: the last.
+    steps
+        Of an unrolled source, counted from 0: which of them each step of the target begins as, whole; an equilibrium
+        has one step. Empty: as above, and an equilibrium begins as the last.
 
     Raises
     ------
     ModelError
         If a weight of the target has no counterpart.
     ConfigError
-        If the source has no such step, or the target is no equilibrium.
+        If the source has no such step, or the target more or fewer steps than are named.
     """
     known = dict(source.named_parameters())
     n_conditions = _n_conditions(source), _n_conditions(target)
-    n_steps = len(source.steps) if isinstance(source, Unrolled) else 1
     becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
-    if step is not None and not (becomes_equilibrium and 0 <= step < n_steps):
+    last = _n_steps(source) - 1
+    if steps and (len(steps) != _n_steps(target) or min(steps) < 0 or max(steps) > last):
         raise ConfigError(
-            f"Expected a step from 0 to {n_steps - 1} of an unrolled network, for an equilibrium to begin as; "
-            f"got {step}.",
-            "Leave out `start_step`.",
+            f"Expected a step of the start, from 0 to {last}, for each of the {_n_steps(target)} of the network to "
+            f"begin as; got {list(steps)}.",
+            "Correct `start_steps`, or leave it out.",
         )
-    begins_as = n_steps - 1 if step is None else step
     with torch.no_grad():
         for name, parameter in target.named_parameters():
             parts = name.split(".")
-            added = parts[0] == "steps" and int(parts[1]) >= n_steps
-            if added:
-                parts[1] = str(n_steps - 1)
+            index = int(parts[1]) if parts[0] == "steps" else last if becomes_equilibrium else 0
+            added = index > last and not steps
+            begins_as = steps[0 if becomes_equilibrium else index] if steps else min(index, last)
             if becomes_equilibrium:  # step.prior is a `ContractivePrior` around what the source has
                 place = f"steps.{begins_as}.{name.removeprefix('step.')}"
                 parts = place.replace("prior.prior.", "prior.").split(".")
+            elif parts[0] == "steps":
+                parts[1] = str(begins_as)
             given = known.get(".".join(parts))
             if given is None and parts[0] == "refiners":
                 continue  # fresh, they leave the maps as they are
@@ -70,6 +73,10 @@ def transfer(source: nn.Module, target: nn.Module, step: int | None = None) -> N
                 )
             weaker = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
             _fill(name, parameter, weaker * given, n_conditions)
+
+
+def _n_steps(network: nn.Module) -> int:
+    return len(network.steps) if isinstance(network, Unrolled) else 1
 
 
 def _n_conditions(network: nn.Module) -> int:

@@ -15,17 +15,17 @@ class Entry:
     summary: str
 
 
-UNROLLED = ModelConfig(n_steps=8, n_strength=3)
+UNROLLED = ModelConfig(n_steps=11, n_cg=3, n_strength=3)
 
 ZOO: dict[str, Entry] = {
-    "unrolled": Entry(UNROLLED, "8 steps, U-Net priors, conjugate gradients"),
+    "unrolled": Entry(UNROLLED, "11 steps, U-Net priors, conjugate gradients"),
     "unrolled-small": Entry(
         ModelConfig(n_steps=4, n_cg=3, n_start_cg=6, widths=(32, 48, 64), n_strength=3), "4 steps, narrower priors"
     ),
     "five-steps": Entry(ModelConfig(), "5 steps, no choice of noise; the first that shipped"),
     "tied": Entry(replace(UNROLLED, tied=True), "one set of weights for all steps"),
     "shared": Entry(replace(UNROLLED, n_priors=1), "one prior; each step has weight, scales and shifts of its own"),
-    "two-priors": Entry(replace(UNROLLED, n_priors=2), "two priors of four steps each, as `shared`"),
+    "two-priors": Entry(replace(UNROLLED, n_priors=2), "two priors of six and five steps, as `shared`"),
     "momentum": Entry(replace(UNROLLED, momentum="learned"), "a skip connection past each step"),
     "gradient": Entry(replace(UNROLLED, data_term="gradient"), "one gradient step for the data"),
     "resnet": Entry(replace(UNROLLED, prior="resnet", widths=(64,) * 5), "residual blocks at half size"),
@@ -42,8 +42,8 @@ ZOO: dict[str, Entry] = {
             n_strength=3,
             n_cg=8,
             widths=(80, 104, 156),
-            contraction=0.98,
-            contraction_slope=0.35,
+            contraction=0.975,
+            contraction_slope=0.5,
             tolerance=5e-5,
             n_iterations=100,
             backward="neumann",

@@ -53,8 +53,8 @@ PEERS: dict[str, ClassicalMethod] = {  # other people's programs, on the CPU
 }
 NETWORKS: dict[str, str] = {  # whose weights lie in the package
     "unrolled": "trained unrolled proximal-gradient network",
-    "unrolled-small": "the same with half the steps and a quarter of the weights: faster, 1 to 2 dB less",
-    "equilibrium": "one trained step with a third of the weights, repeated until the picture stays: slower",
+    "unrolled-small": "the same with fewer and narrower steps, a fifth of the weights: faster, 2 dB less",
+    "equilibrium": "one trained step with a quarter of the weights, repeated until the picture stays: slower",
 }
 SUMMARIES: dict[str, str] = {
     **{name: summary for name, (_, _, summary) in NOTHING_TO_SET.items()},

@@ -123,7 +123,7 @@ class _Run:
         self.network: Network = build(config.model)
         self.started_from = None if config.start_from is None else digest(Path(config.start_from))
         if config.start_from is not None:
-            transfer(load(Path(config.start_from))[0], self.network, config.start_step)
+            transfer(load(Path(config.start_from))[0], self.network, config.start_steps)
         if config.start_weight:
             _set_weights(self.network, config.start_weight)
         self.network.to(team.device)

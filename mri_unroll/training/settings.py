@@ -46,7 +46,7 @@ class TrainingConfig:
     warm_up: int = 200  # steps over which the learning rate rises, the first ones
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
     start_from: str | None = None  # a shipped network, or weights of one that is no wider and has no more steps
-    start_step: int | None = None  # of an unrolled start, which an equilibrium begins as, from 0; None: the last
+    start_steps: tuple[int, ...] = ()  # of an unrolled start, from 0: which of them each step begins as; (): in order
     start_weight: tuple[float, ...] = ()  # log data weight of every step: exponents of its conditions, then a constant
     bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
@@ -126,6 +126,11 @@ class TrainingConfig:
                 f"Expected `start_weight` to be exponents of {n_conditions} conditions and a constant, with the "
                 f'data term "cg"; got {self.start_weight} with {data_term!r}.',
                 "Correct it, or leave it out: what `start_from` has is kept.",
+            )
+        if self.start_steps and self.start_from is None:
+            raise ConfigError(
+                f"`start_steps` names steps of `start_from`, which is missing; got {list(self.start_steps)}.",
+                "Name the weights to start from, or leave out both.",
             )
         if self.contraction_penalty and self.model.kind != "equilibrium":
             raise ConfigError(

@@ -146,7 +146,7 @@ def main() -> None:
         )
         at = np.array(SHOWN)
         axis.plot(at, curves[:, at - 1].mean(0), "o-", ms=3, color="#0072b2", label="equilibrium")
-        axis.axhline(float(np.mean(beside)), color="#d55e00", label="unrolled, 8 steps")
+        axis.axhline(float(np.mean(beside)), color="#d55e00", label=f"unrolled, {len(unrolled.steps)} steps")
         axis.axvline(float(np.median(own)), color="0.5", ls=":", label="where it stops (median)")
         axis.set(xscale="log", xlabel="iterations", ylabel="-NMSE in the body [dB]", title=name)
         axis.grid(alpha=0.3)

@@ -140,7 +140,7 @@ def noise_lines(count: int, data: Path) -> Iterator[str]:
     """Lines on the check of noise against the noise scan, which needs no reconstruction."""
     volumes = people("test", data / "truth", load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig).held_out)
     found: dict[str, list[tuple[bool, bool]]] = {"faultless": [], NOISE_FAULT: []}
-    settings = argparse.Namespace(people="test", data=data, coarse=SMALL, planar=PLANAR, plain=PLAIN)
+    settings = argparse.Namespace(people="test", data=data, coarse=SMALL, planar=PLANAR, plain=PLAIN, uneven=0.0)
     whose = set()
     for index in range(count):
         rng = np.random.default_rng([57, index])

@@ -25,7 +25,8 @@ from mri_unroll.nets.prior import FoldedPrior, ResNetPrior, SharedPrior, UNetPri
 from mri_unroll.nets.refinement import MapRefiner, MeasuredOperator, RefinedSolution, measured, refines_maps
 from mri_unroll.nets.transfer import transfer
 from mri_unroll.nets.zoo import ZOO
-from mri_unroll.physics import NufftOperator, SenseOperator
+from mri_unroll.physics import DenseOperator, NufftOperator, SenseOperator
+from mri_unroll.physics.linop import Composition
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.recon.calibrate import calibrate_slice
 from mri_unroll.recon.learned import run_network
@@ -315,6 +316,7 @@ def test_the_zoo_says_what_is_in_it() -> None:
         {"map_refinement": "always"},
         {"map_refinement": "once", "kind": "equilibrium"},
         {"map_width": 0},
+        {"counts_coils": True, "data_term": "gradient"},
     ],
 )
 def test_impossible_configurations_are_refused(settings: dict) -> None:
@@ -583,6 +585,29 @@ def test_what_steps_cannot_begin_as() -> None:
         transfer(source, build(replace(SMALL, n_steps=2)), (0,))
     with pytest.raises(ModelError, match="no counterpart"):
         transfer(target, build(SMALL))
+
+
+def test_data_weights_may_count_coils() -> None:
+    """A power of the number of coils, the same whether coils are behind a refinement, a trajectory or an operator."""
+    torch.manual_seed(0)
+    source, op, kspace = awake(build(replace(SMALL, n_steps=2))), *scan()
+    target = build(replace(SMALL, n_steps=2, counts_coils=True))
+    transfer(source, target)
+    adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
+    with torch.no_grad():
+        as_before = target(adjoint, op, strength).value
+        torch.testing.assert_close(as_before, source(adjoint, op, strength).value)
+        step = target.steps[1]
+        step.log_weight.weight[0, -1] = 0.5
+        assert not torch.allclose(target(adjoint, op, strength).value, as_before, rtol=1e-3)
+        known = step.log_weight(torch.tensor([[1.0, 2.0, 0.0]])).exp()
+        for n_coils in (1, 4, 12):
+            expected = known.unsqueeze(-1) * math.exp(0.5 * math.log2(n_coils / 4))
+            torch.testing.assert_close(step.weight(strength, n_coils), expected)
+    n_coils = op.sens_maps.shape[1]
+    assert op.n_coils == MeasuredOperator(op, op.coil_images(kspace)).n_coils == n_coils
+    assert _nufft(op.sens_maps[..., :8, :6]).n_coils == Composition(op, DenseOperator(torch.eye(4))).n_coils == n_coils
+    assert DenseOperator(torch.eye(4)).n_coils == 1
 
 
 def test_refinement_is_added_to_trained_weights() -> None:

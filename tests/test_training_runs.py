@@ -260,6 +260,27 @@ def test_a_run_may_begin_with_data_weights_of_its_own(images: Path, tmp_path: Pa
         tiny(images, tmp_path, start_weight=(4.6, -5.3))
 
 
+def test_data_weights_may_learn_faster_than_priors(images: Path, tmp_path: Path) -> None:
+    """AdamW's first step moves each number by its learning rate: so much and no more do both kinds move."""
+    from mri_unroll.training.loop import _Run
+    from mri_unroll.training.processes import Processes
+
+    config = tiny(images, tmp_path, n_steps=1, warm_up=0, cool_down=0, learning_rate=1e-3, weight_rate=50.0)
+    run = _Run(config, Processes(0, 1, torch.device("cpu")), lambda event: None)
+    before = {name: parameter.detach().clone() for name, parameter in run.network.named_parameters()}
+    with run.journal:
+        run.go()
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in run.network.named_parameters()}
+    weights = {name: size for name, size in moved.items() if "weight" in name.split(".")[-2]}
+    assert {name.split(".")[-2] for name in weights} == {"log_weight", "log_start_weight"}
+    assert max(weights.values()) == pytest.approx(0.05, rel=0.01)
+    assert max(size for name, size in moved.items() if name not in weights) == pytest.approx(1e-3, rel=0.01)
+    with pytest.raises(ConfigError, match="weight_rate"):
+        tiny(images, tmp_path, weight_rate=-1.0)
+    with pytest.raises(ConfigError, match="weight_rate"):
+        train(tiny(images, tmp_path, n_steps=2, weight_rate=1.0), lambda event: None)  # the run of another optimiser
+
+
 def test_data_that_cannot_be_used_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither"):
         train(tiny(tmp_path / "absent", tmp_path / "run"), lambda event: None)

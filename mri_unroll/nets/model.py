@@ -72,6 +72,7 @@ class ModelConfig:
     prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
     sees_start: bool = False  # of an equilibrium: its prior sees the start of iterations and shrinks towards it
     contraction_slope: float = 0.0  # power of acceleration that 1 - contraction grows with, which then is at fourfold
+    counts_coils: bool = False  # with data_term "cg": the data weight depends on the number of coils
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -120,6 +121,11 @@ class ModelConfig:
                 "Expected prior_last with conjugate gradients in an unrolled network.",
                 "A gradient step ends with its prior as it is.",
             )
+        if self.counts_coils and self.data_term != "cg":
+            raise ConfigError(
+                "Expected counts_coils with conjugate gradients: it is their weight that depends on the coils.",
+                'Choose data_term = "cg".',
+            )
         if (self.sees_start or self.contraction_slope) and self.kind != "equilibrium":
             raise ConfigError(
                 "Expected sees_start and contraction_slope of an equilibrium only.",
@@ -146,7 +152,7 @@ def build(config: ModelConfig) -> Network:
     def step(prior: Prior) -> nn.Module:
         if config.data_term == "gradient":
             return GradientStep(prior)
-        return ProximalStep(prior, config.n_strength, config.n_cg, config.prior_last)
+        return ProximalStep(prior, config.n_strength, config.n_cg, config.prior_last, config.counts_coils)
 
     def refiners() -> list[MapRefiner]:
         count = {"none": 0, "once": 1, "each": config.n_steps}[config.map_refinement]

@@ -53,6 +53,11 @@ class MeasuredOperator(LinearOperator):
         self.coil_images = coil_images
 
     @property
+    def n_coils(self) -> int:
+        """Coils."""
+        return self.op.n_coils
+
+    @property
     def sens_maps(self) -> Tensor:
         """Of the operator, ``(batch, coil, y, x)``."""
         return self.op.sens_maps

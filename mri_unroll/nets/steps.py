@@ -20,7 +20,9 @@ class ProximalStep(nn.Module):
               x_{k+1} = \arg\min_x \|Ax-y\|^2 + \lambda_k \|x-z_k\|^2 .
 
     The minimisation is a few conjugate gradients from :math:`z_k`. The weight is learned as a power law of the strength
-    features, :math:`\log\lambda_k = w_k \cdot s + b_k`, so that noisier scans trust the prior more.
+    features, :math:`\log\lambda_k = w_k \cdot s + b_k`, so that noisier scans trust the prior more. It may also be told
+    how many coils there are: with several, much of what was not sampled is known from the others, and another weight is
+    best than with one.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class ProximalStep(nn.Module):
         The other order: :math:`x_{k+1} = P_k(\arg\min_x \|Ax-y\|^2 + \lambda_k\|x-x_k\|^2)`. The last word is the
         prior's, so that noise which agreement with the data brings back is removed again. Right where noise is
         amplified and must not look like tissue, as in deblurring; where measured samples are to stay, the first order.
+    counts_coils
+        Whether the weight depends on the number of coils too; the prior never does.
 
     Notes
     -----
@@ -42,12 +46,15 @@ class ProximalStep(nn.Module):
     Zhang et al., CVPR 2017, doi:10.1109/CVPR.2017.300.
     """
 
-    def __init__(self, prior: Prior, n_strength: int, n_cg: int, prior_last: bool = False) -> None:
+    def __init__(
+        self, prior: Prior, n_strength: int, n_cg: int, prior_last: bool = False, counts_coils: bool = False
+    ) -> None:
         super().__init__()
         self.prior = prior
         self.prior_last = prior_last
         self.n_cg = n_cg
-        self.log_weight = nn.Linear(n_strength, 1)
+        self.counts_coils = counts_coils
+        self.log_weight = nn.Linear(n_strength + counts_coils, 1)
         nn.init.zeros_(self.log_weight.weight)
         nn.init.constant_(self.log_weight.bias, math.log(0.05))
 
@@ -55,15 +62,17 @@ class ProximalStep(nn.Module):
         self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, *evidence: Tensor
     ) -> Tensor:
         """``x_k`` to ``x_{k+1}``, both complex ``(batch, y, x)``; the prior is shown further pictures after these."""
-        weight = self.weight(strength)
+        weight = self.weight(strength, op.n_coils)
         if self.prior_last:
             image = data_consistency(op, adjoint_kspace, image, weight, self.n_cg)
         gradient = op.gradient(image, adjoint_kspace)
         proposal = self.prior(torch.stack([image, gradient, *evidence], dim=1), strength)
         return proposal if self.prior_last else data_consistency(op, adjoint_kspace, proposal, weight, self.n_cg)
 
-    def weight(self, strength: Tensor) -> Tensor:
+    def weight(self, strength: Tensor, n_coils: int = 1) -> Tensor:
         r""":math:`\lambda_k`, positive, ``(batch, 1, 1)``."""
+        if self.counts_coils:
+            strength = torch.cat([strength, strength.new_full((len(strength), 1), math.log2(n_coils / 4))], dim=1)
         return torch.exp(self.log_weight(strength).clamp(-9.0, 3.0)).unsqueeze(-1)
 
 

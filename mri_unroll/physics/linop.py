@@ -20,6 +20,11 @@ class LinearOperator(ABC):
 
     image_ndim: int = 2  # 2: (*batch, y, x); 3: (*batch, z, y, x)
 
+    @property
+    def n_coils(self) -> int:
+        """Times that each picture is measured, each time with another sensitivity."""
+        return 1
+
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """``A x``: ``(*batch, [z,] y, x)`` to measurements."""
@@ -54,6 +59,11 @@ class Composition(LinearOperator):
         self.outer = outer
         self.inner = inner
         self.image_ndim = inner.image_ndim
+
+    @property
+    def n_coils(self) -> int:
+        """Of both operators."""
+        return self.outer.n_coils * self.inner.n_coils
 
     def forward(self, image: Tensor) -> Tensor:
         """Apply ``inner``, then ``outer``."""

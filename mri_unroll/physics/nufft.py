@@ -100,6 +100,11 @@ class NufftOperator(LinearOperator):
         self._root_weights = None if self.weights is None else self.weights.sqrt().to(sens_maps.real.dtype)
 
     @property
+    def n_coils(self) -> int:
+        """Coils."""
+        return int(self.sens_maps.shape[-self.image_ndim - 1])
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of a picture, ``(*batch, [z,] y, x)``."""
         return (*self.sens_maps.shape[: -self.image_ndim - 1], *self._grid)

@@ -92,6 +92,11 @@ class SenseOperator(LinearOperator):
         self._maps = self._as_sets(sens_maps)
 
     @property
+    def n_coils(self) -> int:
+        """Coils."""
+        return int(self.sens_maps.shape[-self._ndim - 1])
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of a picture, ``(*batch, [set,] [z,] y, x)``."""
         return (*self.sens_maps.shape[: -self._ndim - 1], *self.sens_maps.shape[-self._ndim :])

@@ -10,19 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save
-from mri_unroll.nets.steps import ProximalStep
 from mri_unroll.nets.transfer import transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.recon.learned import fitting_precision
 from mri_unroll.training import checkpoint
 from mri_unroll.training.blurring import DRAWN_SHARE, EMPTY_SHARE, BlurredPictures
+from mri_unroll.training.data_weights import by_learning_rate, set_data_weights
 from mri_unroll.training.dataset import Scans, SimulatedScans, Volume, find_volumes
 from mri_unroll.training.examples import CalibratedScans, Supervised
 from mri_unroll.training.journal import Journal
@@ -94,14 +93,6 @@ def train(config: TrainingConfig, events: Events, restart: bool = False) -> Path
     return path
 
 
-@torch.no_grad()
-def _set_weights(network: nn.Module, exponents: tuple[float, ...]) -> None:
-    for step in network.modules():
-        if isinstance(step, ProximalStep):
-            step.log_weight.weight.copy_(step.log_weight.weight.new_tensor(exponents[:-1]))
-            step.log_weight.bias.fill_(exponents[-1])
-
-
 def _ignore(event: dict[str, Any]) -> None:
     """Only the first process speaks."""
 
@@ -125,10 +116,14 @@ class _Run:
         if config.start_from is not None:
             transfer(load(Path(config.start_from))[0], self.network, config.start_steps)
         if config.start_weight:
-            _set_weights(self.network, config.start_weight)
+            set_data_weights(self.network, config.start_weight)
         self.network.to(team.device)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+        groups = list(by_learning_rate(self.network, config.weight_rate))
+        self.rates = [rate for rate, _ in groups]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": parameters} for _, parameters in groups], lr=config.learning_rate, weight_decay=1e-4
+        )
         self.parts: dict[str, Any] = {
             "network": self.network,
             "average": self.average,
@@ -185,8 +180,8 @@ class _Run:
         self.started, told, losses, n_skipped = time.monotonic(), 0.0, [], 0
         stream = self._stream()
         for step in range(self.first, config.n_steps):
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(config, step)
+            for rate, group in zip(self.rates, self.optimiser.param_groups, strict=True):
+                group["lr"] = rate * learning_rate(config, step)
             self.optimiser.zero_grad(set_to_none=True)
             total = torch.zeros((), device=self.team.device)
             for _ in self.team.share(step, config.batch):

@@ -48,6 +48,7 @@ class TrainingConfig:
     start_from: str | None = None  # a shipped network, or weights of one that is no wider and has no more steps
     start_steps: tuple[int, ...] = ()  # of an unrolled start, from 0: which of them each step begins as; (): in order
     start_weight: tuple[float, ...] = ()  # log data weight of every step: exponents of its conditions, then a constant
+    weight_rate: float = 1.0  # learning rate of the data weights, in multiples of that of the priors
     bfloat16: bool = True  # inside the priors; everything else is single precision
     ema_decay: float = 0.998  # of the running average of the weights, which is what is kept
     clip_norm: float = 1.0  # longer gradients are shortened to this
@@ -90,6 +91,7 @@ class TrainingConfig:
         for name, holds, wanted in (
             ("n_steps", self.n_steps >= 1, "1 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("weight_rate", 0 <= self.weight_rate < math.inf, "0 or more and finite"),
             ("warm_up", self.warm_up >= 0, "0 or more"),
             ("poisson", 0 <= self.poisson <= 1, "between 0 and 1"),
             ("cool_down", self.cool_down >= 0, "0 or more"),
@@ -120,7 +122,7 @@ class TrainingConfig:
                 raise ConfigError(
                     f"Expected `{name}` to be {wanted}, got {getattr(self, name)!r}.", "Correct the value."
                 )
-        n_conditions, data_term = self.model.n_strength, self.model.data_term
+        n_conditions, data_term = self.model.n_strength + self.model.counts_coils, self.model.data_term
         if self.start_weight and (len(self.start_weight) != n_conditions + 1 or data_term != "cg"):
             raise ConfigError(
                 f"Expected `start_weight` to be exponents of {n_conditions} conditions and a constant, with the "

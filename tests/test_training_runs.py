@@ -190,9 +190,13 @@ def test_shipped_runs_can_be_read() -> None:
         "train_unrolled_stage2.toml",
         "train_unrolled_stage3.toml",
         "train_unrolled_stage4.toml",
+        "train_unrolled_stage5.toml",
+        "train_unrolled_stage6.toml",
         "train_unrolled_small.toml",
         "train_equilibrium_stage1.toml",
         "train_equilibrium_stage2.toml",
+        "train_equilibrium_stage3.toml",
+        "train_equilibrium_stage4.toml",
         "train_equilibrium.toml",
     ):
         config = read_training(REPOSITORY / "scripts" / name)

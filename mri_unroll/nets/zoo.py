@@ -15,7 +15,7 @@ class Entry:
     summary: str
 
 
-UNROLLED = ModelConfig(n_steps=11, n_cg=3, n_strength=3)
+UNROLLED = ModelConfig(n_steps=11, n_cg=3, n_strength=3, counts_coils=True)
 
 ZOO: dict[str, Entry] = {
     "unrolled": Entry(UNROLLED, "11 steps, U-Net priors, conjugate gradients"),
@@ -27,7 +27,7 @@ ZOO: dict[str, Entry] = {
     "shared": Entry(replace(UNROLLED, n_priors=1), "one prior; each step has weight, scales and shifts of its own"),
     "two-priors": Entry(replace(UNROLLED, n_priors=2), "two priors of six and five steps, as `shared`"),
     "momentum": Entry(replace(UNROLLED, momentum="learned"), "a skip connection past each step"),
-    "gradient": Entry(replace(UNROLLED, data_term="gradient"), "one gradient step for the data"),
+    "gradient": Entry(replace(UNROLLED, data_term="gradient", counts_coils=False), "one gradient step for the data"),
     "resnet": Entry(replace(UNROLLED, prior="resnet", widths=(64,) * 5), "residual blocks at half size"),
     "resnet-full": Entry(
         replace(UNROLLED, prior="resnet", widths=(32,) * 5, fold=1), "residual blocks at full size, half as wide"
@@ -49,7 +49,9 @@ ZOO: dict[str, Entry] = {
             backward="neumann",
             n_terms=8,
             sees_start=True,
+            head_widths=(48, 64, 96),
+            counts_coils=True,
         ),
-        "the fixed point of one wider step, to a tolerance",
+        "the fixed point of one wider step, to a tolerance, and a last step",
     ),
 }

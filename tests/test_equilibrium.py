@@ -8,7 +8,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import torch
 from support.operators import random_complex
 from torch import Tensor, nn
 
-from mri_unroll.errors import ConfigError, ConvergenceError, ConvergenceWarning, ModelError, MriUnrollError
+from mri_unroll.errors import ConfigError, ConvergenceError, ConvergenceWarning, MriUnrollError
 from mri_unroll.nets import Equilibrium, ModelConfig, build
 from mri_unroll.nets.contraction import (
     ContractivePrior,
@@ -30,7 +29,6 @@ from mri_unroll.nets.contraction import (
 from mri_unroll.nets.model import load, save
 from mri_unroll.nets.prior import UNetPrior
 from mri_unroll.nets.steps import GradientStep
-from mri_unroll.nets.transfer import begin_head, transfer
 from mri_unroll.physics import BlurOperator, LinearOperator, SenseOperator
 from mri_unroll.solvers import equilibrate, fixed_point
 from mri_unroll.solvers.implicit import CUT_OFF, NOT_RUN, ONE_STEP
@@ -151,48 +149,9 @@ def test_what_the_prior_sees_of_the_start_is_not_where_it_began() -> None:
     with torch.no_grad():
         blind = case.network.step(found, case.adjoint_kspace, case.op, case.strength, torch.zeros_like(found))
     assert relative((blind,), (found.detach(),)) > 1e-3
-    for setting in ({"sees_start": True}, {"contraction_slope": 0.5}, {"head_widths": (3, 4)}):
-        with pytest.raises(ConfigError, match="sees_start, contraction_slope and head_widths of an equilibrium only"):
+    for setting in ({"sees_start": True}, {"contraction_slope": 0.5}):
+        with pytest.raises(ConfigError, match="sees_start and contraction_slope of an equilibrium only"):
             ModelConfig(**setting)
-
-
-def test_a_head_finishes_the_picture_and_leaves_the_fixed_point_alone(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = ModelConfig(kind="equilibrium", n_cg=3, widths=(3, 4), contraction=0.6, tolerance=1e-5, n_iterations=60)
-    bare, network = build(config), build(replace(config, head_widths=(5, 4)))
-    transfer(bare, network)
-    unrolled = build(ModelConfig(n_steps=2, widths=(5, 4)))
-    torch.nn.init.normal_(unrolled.steps[-1].prior.last.weight, std=0.1)
-    begin_head(unrolled, network)
-    op = sense((12, 14), 1, torch.complex64)
-    data, strength = op.adjoint(op.forward(random_complex((1, 12, 14), torch.complex64, 1))), torch.ones(1, 2)
-    before, after = bare(data, op, strength), network(data, op, strength)
-    assert torch.equal(before.residual, after.residual)
-    assert before.n_iterations == after.n_iterations
-    assert relative((after.value.detach(),), (before.value.detach(),)) > 1e-3
-    head = unrolled.steps[-1]
-    head.n_cg = 3
-    torch.testing.assert_close(after.value, head(before.value, data, op, strength))
-    torch.testing.assert_close(network.finished(before.value, data, op, strength), after.value)
-    start, fixed, finished = network.iterates(data, op, strength)
-    torch.testing.assert_close(start, network.start(data, op))
-    torch.testing.assert_close(fixed, before.value)
-    torch.testing.assert_close(finished, after.value)
-    finished.abs().square().sum().backward()
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in network.parameters())
-    save(network, replace(config, head_widths=(5, 4)), {}, tmp_path / "a.safetensors")
-    again, found, _ = load(tmp_path / "a.safetensors")
-    assert found.head_widths == (5, 4)
-    assert relative((again(data, op, strength).value.detach(),), (after.value.detach(),)) < 2e-3
-
-
-def test_what_a_head_cannot_begin_as() -> None:
-    network = build(ModelConfig(kind="equilibrium", widths=(3, 4), head_widths=(5, 4)))
-    with pytest.raises(ModelError, match="other weights than the last step"):
-        begin_head(build(ModelConfig(n_steps=2, widths=(3, 4))), network)
-    for source, target in ((network, network), (build(ModelConfig(n_steps=1)), build(ModelConfig(kind="equilibrium")))):
-        with pytest.raises(ModelError, match="Expected an unrolled network for the head"):
-            begin_head(source, target)
 
 
 def test_early_pictures_are_plain_iterations_that_know_their_own_step_alone() -> None:

@@ -40,8 +40,7 @@ SMALL = ModelConfig(n_steps=3, n_cg=2, n_start_cg=2, widths=(4, 6))
 def small(config: ModelConfig) -> ModelConfig:
     """The same choices in a network that takes no time."""
     n_steps = min(config.n_steps, 4)
-    widths = {"widths": WIDTHS[config.prior], "head_widths": WIDTHS[config.prior] if config.head_widths else ()}
-    return replace(config, n_steps=n_steps, n_cg=2, n_start_cg=2, map_width=4, **widths)
+    return replace(config, n_steps=n_steps, n_cg=2, n_start_cg=2, widths=WIDTHS[config.prior], map_width=4)
 
 
 def scan(

@@ -195,8 +195,6 @@ def test_shipped_runs_can_be_read() -> None:
         "train_unrolled_small.toml",
         "train_equilibrium_stage1.toml",
         "train_equilibrium_stage2.toml",
-        "train_equilibrium_stage3.toml",
-        "train_equilibrium_stage4.toml",
         "train_equilibrium.toml",
     ):
         config = read_training(REPOSITORY / "scripts" / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -36,9 +35,6 @@ class Equilibrium(nn.Module):
         The same for the backward pass; None: the forward solver.
     backward, n_terms, strict
         See `equilibrate`.
-    head
-        A step, of the same kind and with weights of its own, that the fixed point goes through once at the end. It
-        decides nothing about where and whether iterations come to rest, and need not contract.
     sees_start
         Show the prior the start, as a third picture after the iterate and its gradient. It is made of the data alone
         and stays as it is while the step is repeated, so that the step contracts as before; what the network reads off
@@ -62,11 +58,9 @@ class Equilibrium(nn.Module):
         n_terms: int = 0,
         strict: bool = False,
         sees_start: bool = False,
-        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.step = step
-        self.head = head
         self.n_start_cg = n_start_cg
         self.solver = solver
         self.adjoint_solver = adjoint_solver or solver
@@ -125,19 +119,12 @@ class Equilibrium(nn.Module):
         settings = {name: value for name, value in changed.items() if value is not None}
         regularised = self.start(adjoint_kspace, op) if start is None or self.sees_start else start
         step = self.step_of(adjoint_kspace, op, strength, regularised)
-        found = self._solve(step, regularised if start is None else start, op.image_ndim, settings)
-        return dataclasses.replace(found, value=self.finished(found.value, adjoint_kspace, op, strength))
-
-    def finished(self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor) -> Tensor:
-        """What becomes of an iterate in the end: the picture after `head`, or as it is."""
-        return image if self.head is None else self.head(image, adjoint_kspace, op, strength)
+        return self._solve(step, regularised if start is None else start, op.image_ndim, settings)
 
     def iterates(
         self, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, n_early: int = 0
     ) -> Iterator[Tensor]:
-        """Yield the start, the equilibrium and, if there is a head, the finished picture.
-
-        So `Unrolled.iterates` yields all of its pictures.
+        """Yield the start and the equilibrium, as `Unrolled.iterates` yields all of its pictures.
 
         ``n_early`` pictures of plain iterations come between, from where the solver goes on. Each is differentiable by
         its own step alone: a loss on them asks of the step to come near at once, wherever it is, and so to contract.
@@ -149,10 +136,7 @@ class Equilibrium(nn.Module):
         for _ in range(n_early):
             image = step(image.detach())
             yield image
-        image = self._solve(step, image.detach(), op.image_ndim, {}).value
-        yield image
-        if self.head is not None:
-            yield self.finished(image, adjoint_kspace, op, strength)
+        yield self._solve(step, image.detach(), op.image_ndim, {}).value
 
     def _solve(self, step: Map, start: Tensor, ndim: int, settings: dict[str, float]) -> Equilibrated:
         result = equilibrate(

@@ -72,7 +72,6 @@ class ModelConfig:
     prior_last: bool = False  # with data_term "cg": which of the two a step ends with, see `ProximalStep`
     sees_start: bool = False  # of an equilibrium: its prior sees the start of iterations and shrinks towards it
     contraction_slope: float = 0.0  # power of acceleration that 1 - contraction grows with, which then is at fourfold
-    head_widths: tuple[int, ...] = ()  # of an equilibrium: channels of a last step after the fixed point; (): none
     counts_coils: bool = False  # with data_term "cg": the data weight depends on the number of coils
 
     def __repr__(self) -> str:
@@ -127,9 +126,9 @@ class ModelConfig:
                 "Expected counts_coils with conjugate gradients: it is their weight that depends on the coils.",
                 'Choose data_term = "cg".',
             )
-        if (self.sees_start or self.contraction_slope or self.head_widths) and self.kind != "equilibrium":
+        if (self.sees_start or self.contraction_slope) and self.kind != "equilibrium":
             raise ConfigError(
-                "Expected sees_start, contraction_slope and head_widths of an equilibrium only.",
+                "Expected sees_start and contraction_slope of an equilibrium only.",
                 "The steps of an unrolled network are shown the picture and its gradient, and do not shrink.",
             )
         if self.kind == "equilibrium" and self.map_refinement != "none":
@@ -149,11 +148,6 @@ def build(config: ModelConfig) -> Network:
 
     def fresh_prior() -> FoldedPrior:
         return PRIORS[config.prior](2 if config.sees_start else 1, config.n_strength, config.widths, config.fold)
-
-    def fresh_head() -> nn.Module | None:
-        if not config.head_widths:
-            return None
-        return step(PRIORS[config.prior](1, config.n_strength, config.head_widths, config.fold))
 
     def step(prior: Prior) -> nn.Module:
         if config.data_term == "gradient":
@@ -175,7 +169,6 @@ def build(config: ModelConfig) -> Network:
             backward=config.backward,
             n_terms=config.n_terms,
             sees_start=config.sees_start,
-            head=fresh_head(),
         )
     steps = [step(prior) for prior in _priors(config, fresh_prior)]
     return Unrolled(
@@ -233,8 +226,7 @@ def load(path: Path) -> tuple[Network, ModelConfig, dict[str, Any]]:
     tensors, metadata = weights.read(path)
     try:
         fields = json.loads(metadata["config"])
-        for name in ("widths", "head_widths"):
-            fields[name] = tuple(fields.get(name, ()))
+        fields["widths"] = tuple(fields["widths"])
         config = ModelConfig(**fields)
         card = json.loads(metadata.get("card", "{}"))
     except (KeyError, TypeError, ValueError) as error:

@@ -55,8 +55,6 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
     with torch.no_grad():
         for name, parameter in target.named_parameters():
             parts = name.split(".")
-            if parts[0] == "head" and name not in known:
-                continue  # see `begin_head`
             index = int(parts[1]) if parts[0] == "steps" else last if becomes_equilibrium else 0
             added = index > last and not steps
             begins_as = steps[0 if becomes_equilibrium else index] if steps else min(index, last)
@@ -75,30 +73,6 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
                 )
             weaker = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
             _fill(name, parameter, weaker * given, n_conditions)
-
-
-def begin_head(source: nn.Module, target: nn.Module) -> None:
-    """Let the head of an equilibrium begin as the last step of an unrolled network.
-
-    Raises
-    ------
-    ModelError
-        If there is no head, or no such step of its shape.
-    """
-    if not isinstance(source, Unrolled) or not isinstance(target, Equilibrium) or target.head is None:
-        raise ModelError(
-            "Expected an unrolled network for the head of an equilibrium to begin as.",
-            "Correct `head_from` and `head_widths`, or leave out both.",
-        )
-    known, begun = dict(source.steps[-1].named_parameters()), dict(target.head.named_parameters())
-    if {name: p.shape for name, p in known.items()} != {name: p.shape for name, p in begun.items()}:
-        raise ModelError(
-            "The head has other weights than the last step of the network that it is to begin as.",
-            "Give `head_widths` the widths of that network, and `counts_coils` and `n_strength` its values.",
-        )
-    with torch.no_grad():
-        for name, parameter in begun.items():
-            parameter.copy_(known[name])
 
 
 def _n_steps(network: nn.Module) -> int:

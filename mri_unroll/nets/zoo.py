@@ -49,9 +49,7 @@ ZOO: dict[str, Entry] = {
             backward="neumann",
             n_terms=8,
             sees_start=True,
-            head_widths=(48, 64, 96),
-            counts_coils=True,
         ),
-        "the fixed point of one wider step, to a tolerance, and a last step",
+        "the fixed point of one wider step, to a tolerance",
     ),
 }

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from mri_unroll.errors import ConfigError
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network, build, digest, load, save
-from mri_unroll.nets.transfer import begin_head, transfer
+from mri_unroll.nets.transfer import transfer
 from mri_unroll.physics.fourier import use_engine
 from mri_unroll.recon.learned import fitting_precision
 from mri_unroll.training import checkpoint
@@ -115,8 +115,6 @@ class _Run:
         self.started_from = None if config.start_from is None else digest(Path(config.start_from))
         if config.start_from is not None:
             transfer(load(Path(config.start_from))[0], self.network, config.start_steps)
-        if config.head_from is not None:
-            begin_head(load(Path(config.head_from))[0], self.network)
         if config.start_weight:
             set_data_weights(self.network, config.start_weight)
         self.network.to(team.device)

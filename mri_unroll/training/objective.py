@@ -53,14 +53,12 @@ class Objective:
         """The loss, a scalar with a graph."""
         problem = example.adjoint_kspace, example.op, example.strength
         if isinstance(network, Equilibrium):
-            n_last = 1 if network.head is None else 2  # the fixed point, and what becomes of it
-            n_early = max(0, len(self.config.deep_supervision) - n_last)
-            iterates = list(network.iterates(*problem, n_early=n_early))
+            iterates = list(network.iterates(*problem, n_early=len(self.config.deep_supervision) - 1))
         else:
             iterates = list(network.iterates(*problem))
         loss = self._error(iterates, example)
         if self.config.contraction_penalty and isinstance(network, Equilibrium):
-            penalty = self._penalty(network.step_of(*problem, iterates[0]), iterates[-n_last].detach())
+            penalty = self._penalty(network.step_of(*problem, iterates[0]), iterates[-1].detach())
             loss = loss + self.config.contraction_penalty * penalty
         return loss
 

@@ -20,7 +20,7 @@ Supervision = Literal["reference", "ssdu"]
 Task = Literal["reconstruct", "restore"]
 Direction = Literal["worst", "drift"]
 
-PLACES = ("data", "out", "start_from", "head_from")  # settings that are paths: of the machine, not of the weights
+PLACES = ("data", "out", "start_from")  # settings that are paths: of the machine, not of the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ class TrainingConfig:
     cool_down: int = 2000  # steps over which the learning rate falls, the last ones
     start_from: str | None = None  # a shipped network, or weights of one that is no wider and has no more steps
     start_steps: tuple[int, ...] = ()  # of an unrolled start, from 0: which of them each step begins as; (): in order
-    head_from: str | None = None  # of an equilibrium: a shipped network, or weights, whose last step its head begins as
     start_weight: tuple[float, ...] = ()  # log data weight of every step: exponents of its conditions, then a constant
     weight_rate: float = 1.0  # learning rate of the data weights, in multiples of that of the priors
     bfloat16: bool = True  # inside the priors; everything else is single precision
@@ -160,8 +159,7 @@ class TrainingConfig:
 def read_training(path: Path, out: Path | None = None, n_steps: int | None = None) -> TrainingConfig:
     """The run that a TOML file describes; its paths are relative to the file's folder.
 
-    ``start_from`` and ``head_from`` may also name a network that ships; a run that starts from one and says nothing of
-    its ``model`` trains that one.
+    ``start_from`` may also name a network that ships; a run that says nothing of its ``model`` then trains that one.
 
     Parameters
     ----------
@@ -178,13 +176,11 @@ def read_training(path: Path, out: Path | None = None, n_steps: int | None = Non
     config = load_toml(path, TrainingConfig)
     folder = path.resolve().parent
     shipped = shipped_models().get(config.start_from or "")
-    head = shipped_models().get(config.head_from or "")
     return dataclasses.replace(
         config,
         data=str((folder / config.data).resolve()),
         out=str((folder / config.out).resolve() if out is None else out.resolve()),
         start_from=config.start_from and str(shipped or (folder / config.start_from).resolve()),
-        head_from=config.head_from and str(head or (folder / config.head_from).resolve()),
         model=load(shipped)[1] if shipped and config.model == ModelConfig() else config.model,
         n_steps=config.n_steps if n_steps is None else n_steps,
     )

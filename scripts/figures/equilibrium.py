@@ -108,8 +108,7 @@ def by_iteration(network: Equilibrium, case: Case, tolerance: float | None) -> t
         network.step = step
     best = [int(np.argmin(sizes[:count])) for count in range(1, ITERATIONS + 1)]  # what `fixed_point` gives back
     wanted = {count: best[count - 1] for count in {*SHOWN, own, min(2 * own, ITERATIONS)}}
-    problem = case.adjoint_kspace, case.op, case.strength
-    quality = {index: case.quality(network.finished(images[index], *problem)) for index in set(wanted.values())}
+    quality = {index: case.quality(images[index]) for index in set(wanted.values())}
     return [quality[wanted[count]] if count in wanted else math.nan for count in range(1, ITERATIONS + 1)], own
 
 

@@ -67,6 +67,7 @@ def test_operator_properties(dtype: torch.dtype, shape: tuple[int, int], batch: 
     mask = torch.rand(1, 1, shape[1], generator=torch.Generator().manual_seed(0)) < 0.6
     # Half of the usual maps: the phase in time can add to the norm of a unitary transform.
     op = OffResonanceOperator(SenseOperator(unit_maps(shape, dtype) / 2, mask), field(shape), readout(shape[0]))
+    assert op.n_coils == unit_maps(shape, dtype).shape[-3]
     kspace = random_complex((*batch, 3, *shape), dtype, 2)
     check_operator(op, random_complex((*batch, *shape), dtype, 1), kspace)
     assert op.adjoint(kspace).dtype == dtype

@@ -105,6 +105,11 @@ class OffResonanceOperator(LinearOperator):
         """Number of segments in use."""
         return len(self.segment_times)
 
+    @property
+    def n_coils(self) -> int:
+        """Coils."""
+        return self.op.n_coils
+
     def forward(self, image: Tensor) -> Tensor:
         """Pictures to measurements, as `op` shapes them."""
         kspace = torch.zeros((), dtype=image.dtype, device=image.device)

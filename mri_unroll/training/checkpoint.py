@@ -18,15 +18,8 @@ from mri_unroll.io.atomic import flush_to_disk
 from mri_unroll.training.settings import TrainingConfig
 
 NAME = "checkpoint.pt"
-_FIXED = (
-    "held_out",
-    "seed",
-    "supervision",
-    "batch",
-    "repeats",
-    "task",
-    "weight_rate",
-)  # changed midway, these make another run of it
+# Changed midway, these make another run of it.
+_FIXED = ("held_out", "seed", "supervision", "batch", "repeats", "task", "weight_rate")
 _PATIENCE = 15.0  # seconds; data workers of a killed run keep its lock until they notice
 
 

@@ -604,6 +604,11 @@ def test_data_weights_may_count_coils() -> None:
         for n_coils in (1, 4, 12):
             expected = known.unsqueeze(-1) * math.exp(0.5 * math.log2(n_coils / 4))
             torch.testing.assert_close(step.weight(strength, n_coils), expected)
+    more = build(replace(SMALL, n_steps=2, counts_coils=True, n_strength=4))
+    transfer(target, more)  # conditions come before the number of coils
+    with torch.no_grad():
+        told = torch.cat([strength, torch.rand(1, 2)], dim=1)
+        torch.testing.assert_close(more(adjoint, op, told).value, target(adjoint, op, strength).value)
     n_coils = op.sens_maps.shape[1]
     assert op.n_coils == MeasuredOperator(op, op.coil_images(kspace)).n_coils == n_coils
     assert _nufft(op.sens_maps[..., :8, :6]).n_coils == Composition(op, DenseOperator(torch.eye(4))).n_coils == n_coils

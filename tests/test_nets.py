@@ -89,6 +89,10 @@ def test_unrolled_gradient_step_with_identity_prior_is_gradient_descent() -> Non
     iterates = list(network.iterates(adjoint_kspace, op, torch.zeros(1, 2)))
     for before, after in itertools.pairwise(iterates):
         torch.testing.assert_close(after, before - (op.normal(before) - adjoint_kspace))
+    solution = network(adjoint_kspace, op, torch.zeros(1, 2))
+    assert torch.equal(solution.value, iterates[-1])
+    assert len(solution.on_the_way) == 3  # after a quarter, a half and three quarters of the steps
+    assert all(torch.equal(kept, iterates[index]) for kept, index in zip(solution.on_the_way, (1, 2, 2), strict=True))
 
 
 class _SoftThreshold(torch.nn.Module):

@@ -169,7 +169,7 @@ def test_the_error_map_is_turned_back() -> None:
     turned = exchanged(scan)
     plain = make_reconstructor("cg-sense")
     assert isinstance(plain, SlicewiseReconstructor)
-    judged = dataclasses.replace(plain, witness=lambda problem, image, op: (Evidence({}, 1.0), image[0].real))
+    judged = dataclasses.replace(plain, witness=lambda problem, found, op: (Evidence({}, 1.0), found.value[0].real))
     found, expected = (judged.reconstruct(s).predicted_error for s in (turned, scan))
     assert found is not None
     assert expected is not None
@@ -226,6 +226,23 @@ def test_strength_features_are_centred_and_bounded() -> None:
     assert bool(torch.isfinite(strength_features(0.0, 0.0)).all())
 
 
+def test_what_a_network_may_be_told() -> None:
+    """Noise at the ends of the readout, sampling, the share of noise to keep, and noise in the corners."""
+    mask = torch.ones(60, 55, dtype=torch.bool)
+    problem = calibrate_slice(torch.from_numpy(phantom_kspace((60, 55), 4, noise=0.02)[0]), mask)
+    assert 0 < problem.corner_noise < problem.noise_level  # of a phantom with sharp edges
+    told = problem.conditions(4, noise_kept=0.25)
+    torch.testing.assert_close(told[:, :2], problem.strength)
+    assert told[0, 2] == 0.25
+    torch.testing.assert_close(told[:, 3], strength_features(problem.corner_noise, 1.0)[:, 0])
+    for n_strength in (2, 3):
+        torch.testing.assert_close(problem.conditions(n_strength, 0.25), told[:, :n_strength])
+    # Where the corners were not measured, the ends of the readout are all that is known.
+    unknown = dataclasses.replace(problem, corner_noise=0.0).conditions(4)
+    torch.testing.assert_close(unknown[:, 3], problem.strength[:, 0])
+    assert unknown[0, 2] == 1.0
+
+
 def test_undersampling_twice_is_refused() -> None:
     scan = undersample(make_scan((48, 44)), "random", 3.0, 0.1, seed=0)
     assert not scan.kspace[..., ~scan.mask].any()
@@ -251,10 +268,11 @@ def test_unknown_methods_and_absent_devices_are_refused(tmp_path: Path) -> None:
             make_reconstructor("tv", ReconstructionConfig(device="cuda"))
 
 
-def test_a_network_is_told_how_much_noise_to_remove(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_strength", [3, 4])
+def test_a_network_is_told_how_much_noise_to_remove(tmp_path: Path, n_strength: int) -> None:
     scan = undersample(make_scan(noise=0.02), "equispaced", 2, 0.1, seed=0)
     torch.manual_seed(0)
-    told, untold = (ModelConfig(n_steps=1, n_cg=2, n_start_cg=4, widths=(4,), n_strength=n) for n in (3, 2))
+    told, untold = (ModelConfig(n_steps=1, n_cg=2, n_start_cg=4, widths=(4,), n_strength=n) for n in (n_strength, 2))
     network = build(told)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -175,6 +175,13 @@ def test_a_calibration_comes_back_as_it_was_written(heads: Heads, tmp_path: Path
     pictures, features = torch.rand(4, 20, 18), heads.standard([evidence().features])
     torch.testing.assert_close(error_map(pictures, features, again), error_map(pictures, features, heads))
     assert again.about == heads.about
+    deeper = dataclasses.replace(heads, places=ErrorMap(n_pictures=6, width=5, n_dilated=3))
+    calibrations.save(deeper, tmp_path / f"deeper{SUFFIX}")
+    again, pictures = calibrations.load(tmp_path / f"deeper{SUFFIX}"), torch.rand(7, 20, 18)
+    found = error_map(pictures, features, again)
+    torch.testing.assert_close(found, error_map(pictures, features, deeper))
+    assert not torch.equal(found, error_map(pictures[[0, 1, 2, 3, 5, 4, 6]], features, again))
+    assert torch.equal(found, error_map(pictures[:6], features, again))  # which is all that it sees
     with pytest.raises(ModelError, match="other features"):
         again.standard([{"size": 1.0, "noise": 1.0}])
     from safetensors.torch import save_file

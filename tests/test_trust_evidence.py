@@ -9,6 +9,7 @@ import torch
 from mri_unroll.physics.phantom import phantom_kspace
 from mri_unroll.physics.sampling import detect_acs, fastmri_mask, make_mask
 from mri_unroll.recon.calibrate import CalibratedSlice, calibrate_slice
+from mri_unroll.solvers.solution import Solution
 from mri_unroll.trust.continuity import displacement, step
 from mri_unroll.trust.evidence import CHANNELS, gather, second_opinion
 from mri_unroll.trust.hold_out import at_low_resolution, left_out, low_pass_rows, with_samples
@@ -183,9 +184,14 @@ def test_evidence_is_the_same_twice_and_knows_no_unit() -> None:
         for scale in (1.0, 1.0, 1e6):
             problem = calibrated(kspace * scale, mask)
             image = problem.op.adjoint(problem.kspace)
-            evidence, pictures = gather(problem, image, problem.op, second_opinion(problem, network))
+            second = second_opinion(problem, network)
+            evidence, pictures = gather(problem, Solution(image, "", 1, ()), problem.op, second)
             assert pictures.shape == (len(CHANNELS), *SHAPE)
             found.append(evidence)
+            moving = Solution(image, "", 3, (), on_the_way=(0 * image, 0.5 * image))
+            same, more = gather(problem, moving, problem.op, second)
+            assert same == evidence
+            torch.testing.assert_close(more, torch.stack([*pictures, image[0].abs(), 0.5 * image[0].abs()]))
     assert found[0] == found[1]
     assert found[2].energy == pytest.approx(1e12 * found[0].energy, rel=1e-3)
     for name, value in found[0].features.items():

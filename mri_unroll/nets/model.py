@@ -38,7 +38,7 @@ PRIORS: dict[str, Callable[[int, int, tuple[int, ...], int], FoldedPrior]] = {  
 }
 
 # What a network may be conditioned on: log noise level, log sampled fraction (see recon.calibrate.strength_features),
-# and, as a third number, the share of the noise that its picture is to keep.
+# as a third number the share of the noise that its picture is to keep, as a fourth the noise by another measure.
 N_STRENGTH = 2
 _AGAIN = "Copy or train it again."
 
@@ -55,7 +55,7 @@ class ModelConfig:
     n_cg: int = 4  # conjugate gradients per step
     n_start_cg: int = 8  # conjugate gradients before the first step
     widths: tuple[int, ...] = (48, 64, 96)  # channels: of a U-Net per level, a ResNet per block, a DnCNN per layer
-    n_strength: int = N_STRENGTH  # 2: noise level and sampling density; 3: also the share of the noise to keep
+    n_strength: int = N_STRENGTH  # 2: noise and sampling density; 3: also the share of noise to keep; 4: noise again
     # The rest is for equilibria; see `Equilibrium`, `fixed_point` and `ContractivePrior`.
     contraction: float = 0.8  # what a fresh step contracts by, 0..1; nearer 1 trains less steadily
     method: Method = "anderson"  # or "picard", "broyden"
@@ -94,8 +94,8 @@ class ModelConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"Expected {name} in {choices}, got {getattr(self, name)!r}.")
-        if self.n_strength not in (N_STRENGTH, N_STRENGTH + 1):
-            raise ConfigError(f"Expected n_strength to be {N_STRENGTH} or {N_STRENGTH + 1}, got {self.n_strength}.")
+        if not N_STRENGTH <= self.n_strength <= N_STRENGTH + 2:
+            raise ConfigError(f"Expected n_strength from {N_STRENGTH} to {N_STRENGTH + 2}, got {self.n_strength}.")
         if min(self.n_steps, self.n_start_cg, self.n_iterations) < 1 or not self.widths:
             raise ConfigError(
                 f"Expected at least one step, one starting iteration, one iteration and one U-Net level, got "

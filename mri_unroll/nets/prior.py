@@ -291,3 +291,8 @@ class SharedPrior(nn.Module):
         """As the prior inside."""
         sizes = list(self.shared.n_features)
         return self.shared(image, strength, list(zip(self.scale.split(sizes), self.shift.split(sizes), strict=True)))
+
+
+def n_conditions(network: nn.Module) -> int:
+    """Numbers that the priors of a network are conditioned on."""
+    return next((module.n_strength for module in network.modules() if isinstance(module, FoldedPrior)), 0)

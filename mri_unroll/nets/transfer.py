@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mri_unroll.errors import ConfigError, ModelError
 from mri_unroll.nets.equilibrium import Equilibrium
-from mri_unroll.nets.prior import FoldedPrior
+from mri_unroll.nets.prior import n_conditions
 from mri_unroll.nets.unrolled import Unrolled
 
 _JOINS = re.compile(r"\.up\.\d+\.0\.weight$")  # first convolutions of a U-Net's way up: of coarse and fine channels
@@ -43,7 +43,7 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
         If the source has no such step, or the target more or fewer steps than are named.
     """
     known = dict(source.named_parameters())
-    n_conditions = _n_conditions(source), _n_conditions(target)
+    conditions = n_conditions(source), n_conditions(target)
     becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
     last = _n_steps(source) - 1
     if steps and (len(steps) != _n_steps(target) or min(steps) < 0 or max(steps) > last):
@@ -72,19 +72,14 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
                     "Start from a network of the same kind.",
                 )
             weaker = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
-            _fill(name, parameter, weaker * given, n_conditions)
+            _fill(name, parameter, weaker * given, conditions)
 
 
 def _n_steps(network: nn.Module) -> int:
     return len(network.steps) if isinstance(network, Unrolled) else 1
 
 
-def _n_conditions(network: nn.Module) -> int:
-    """Numbers that the priors of a network are conditioned on."""
-    return next((module.n_strength for module in network.modules() if isinstance(module, FoldedPrior)), 0)
-
-
-def _fill(name: str, parameter: Tensor, given: Tensor, n_conditions: tuple[int, int]) -> None:
+def _fill(name: str, parameter: Tensor, given: Tensor, conditions: tuple[int, int]) -> None:
     """Put what is given where it belongs in a parameter that may have more channels."""
     if parameter.ndim < 2:
         parameter.zero_()
@@ -96,8 +91,10 @@ def _fill(name: str, parameter: Tensor, given: Tensor, n_conditions: tuple[int, 
         coarse = n_in - n_out
         columns[coarse:] += (parameter.shape[1] - parameter.shape[0]) - coarse
     elif _FIRST.search(name):
-        pictures, wider = n_in - n_conditions[0], parameter.shape[1] - n_conditions[1]
+        pictures, wider = n_in - conditions[0], parameter.shape[1] - conditions[1]
         columns[pictures:] += wider - pictures
+    elif name.endswith("log_weight.weight"):  # of conditions, then of the number of coils
+        columns[conditions[0] :] += conditions[1] - conditions[0]
     parameter[:n_out] = 0
     parameter[:n_out, columns] = given
     parameter[n_out:] *= _FRESH

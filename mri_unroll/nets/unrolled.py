@@ -16,6 +16,8 @@ from mri_unroll.nets.steps import least_squares
 from mri_unroll.physics.linop import LinearOperator
 from mri_unroll.solvers.solution import FIXED_COUNT, Solution
 
+_ON_THE_WAY = (0.25, 0.5, 0.75)  # shares of the steps after which an iterate is kept in the solution
+
 
 class Unrolled(nn.Module):
     r"""A start by regularised least squares, then K learned steps.
@@ -102,9 +104,16 @@ class Unrolled(nn.Module):
         Returns
         -------
         Solution
-            A `RefinedSolution` where coil maps were refined.
+            With iterates from a quarter, half and three quarters of the way; a `RefinedSolution` where coil maps were
+            refined.
         """
-        *_, (last, used) = self._run(adjoint_kspace, op, strength)
+        n_steps = len(self.steps)
+        looked_at = [round(share * n_steps) for share in _ON_THE_WAY]
+        kept: list[Tensor] = []
+        last, used = adjoint_kspace, op
+        for index, iterate in enumerate(self._run(adjoint_kspace, op, strength)):
+            last, used = iterate
+            kept += [last] * looked_at.count(index)
         if used is op:
-            return Solution(last, FIXED_COUNT, len(self.steps), ())
-        return RefinedSolution(last, FIXED_COUNT, len(self.steps), (), op=used)
+            return Solution(last, FIXED_COUNT, n_steps, (), on_the_way=tuple(kept))
+        return RefinedSolution(last, FIXED_COUNT, n_steps, (), op=used, on_the_way=tuple(kept))

@@ -51,12 +51,24 @@ class CalibratedProblem(Generic[Op]):
     sampled_fraction: float  # measured samples over grid points, each at most once; of a blur the power it passes
     warnings: tuple[str, ...]
     unmeasured_noise: float = 0.0  # power of a pixel's noise, all coils but one, that `kspace` does not hold; scale²
+    corner_noise: float = 0.0  # as `noise_level`, from where k-space holds least; 0: unknown
     lipschitz: float = 1.0  # bound of the squared norm of `op`; 1 is sure on a grid, with coil maps of unit norm
 
     @property
     def strength(self) -> Tensor:
         """What a network is conditioned on, ``(1, 2)``: see `strength_features`."""
         return strength_features(self.noise_level, self.sampled_fraction).to(self.kspace.device)
+
+    def conditions(self, n_strength: int, noise_kept: float = 1.0) -> Tensor:
+        """What a network with ``n_strength`` conditions is told, ``(1, n_strength)``.
+
+        The first two are `strength`, the third is the share of the noise to keep, the fourth a second measure of the
+        noise: where the ends of the readout still hold signal, `noise_level` is several times too large, and the two
+        together tell a clean scan from a noisy one.
+        """
+        corner = strength_features(self.corner_noise or self.noise_level, self.sampled_fraction)[:, :1]
+        told = [self.strength, self.strength.new_full((1, 1), noise_kept), corner.to(self.kspace.device)]
+        return torch.cat(told, dim=1)[:, :n_strength]
 
     def data_residual(self, image: Tensor, op: LinearOperator | None = None) -> float:
         """``||A x - y|| / ||y||`` over the measured samples, weighted as `op` weights them; of other maps, if given."""
@@ -117,6 +129,7 @@ def calibrate_slice(
         noise_level=(estimate_noise(kspace, mask) if noise is None else noise / magnitude) / in_units,
         sampled_fraction=fraction,
         unmeasured_noise=noise_power * (1 - 1 / n_coils) * (1 - fraction * kspace.shape[0] / n_coils) / in_units**2,
+        corner_noise=math.sqrt(noise_power / n_coils) / in_units,
         warnings=() if reliable else few_samples(min(sides), kspace.shape[0]),
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mri_unroll.nets.complex import prior_precision
 from mri_unroll.nets.model import Network
+from mri_unroll.nets.prior import n_conditions
 from mri_unroll.nets.refinement import MeasuredOperator, measured
 from mri_unroll.physics.fourier import centred_ifft
 from mri_unroll.physics.linop import LinearOperator
@@ -42,9 +43,7 @@ def run_network(
         Mean of four passes, over the plane as it is and reversed along either axis and both: networks are not quite
         symmetric, and their errors partly cancel. On a grid only; elsewhere one pass.
     """
-    strength = problem.strength
-    if noise_kept is not None:
-        strength = torch.cat([strength, strength.new_full((1, 1), noise_kept)], dim=1)
+    strength = problem.conditions(n_conditions(network), 1.0 if noise_kept is None else noise_kept)
     adjoint_kspace = problem.op.adjoint(problem.kspace)
     op = measured(network, problem.op, problem.kspace)
     with prior_precision(precision):

@@ -28,9 +28,9 @@ from mri_unroll.solvers.solution import Solution
 Progress = Callable[[int, int], None]  # parts done, parts in all
 Solve = Callable[[Problem], Solution]
 Magnitude = Callable[[Problem, Tensor, LinearOperator], Tensor]
-# Judges a solved problem by its complex picture and the operator used: evidence, and the error to expect of each pixel,
+# Judges a solved problem by its solution and the operator used: evidence, and the error to expect of each pixel,
 # (y, x) in units of the problem's scale; None where it cannot.
-Witness = Callable[[Problem, Tensor, LinearOperator], tuple[Evidence, Tensor | None] | None]
+Witness = Callable[[Problem, Solution, LinearOperator], tuple[Evidence, Tensor | None] | None]
 
 EMPTY = "Empty slice: no signal was measured, the picture is zero."
 
@@ -101,7 +101,7 @@ class SlicewiseReconstructor:
             problem = part.calibrated(self.max_coils)
             solution = self.solve(problem)
             op = solution.op if isinstance(solution, RefinedSolution) else problem.op
-            seen = None if self.witness is None else self.witness(problem, solution.value, op)
+            seen = None if self.witness is None else self.witness(problem, solution, op)
             evidence, error = seen or (None, None)
             return PartResult(
                 picture=self.magnitude(problem, solution.value, op)[0] * problem.scale,

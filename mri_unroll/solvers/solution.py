@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -19,3 +19,4 @@ class Solution:
     status: str  # a sentence of advice
     n_iterations: int
     residuals: tuple[float, ...]  # one a iteration, the largest over the batch; what it measures is the solver's to say
+    on_the_way: tuple[Tensor, ...] = field(default=(), kw_only=True)  # some iterates, like the value

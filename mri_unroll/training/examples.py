@@ -103,7 +103,7 @@ def prepare(
     else:
         coil_images = torch.from_numpy(acquisition.coil_images + np.float32(noise_kept) * acquisition.noise_images)
     coil_images = coil_images / calibrated.scale
-    strength = torch.cat([calibrated.strength, torch.full((1, 1), noise_kept)], dim=1)[:, :n_strength]
+    strength = calibrated.conditions(n_strength, noise_kept)
     adjoint_kspace = calibrated.op.adjoint(calibrated.kspace)
     coil_combined = (maps.conj() * coil_images).sum(-3)
     rss = torch.linalg.vector_norm(coil_images, dim=0)[None]

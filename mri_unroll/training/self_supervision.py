@@ -8,7 +8,7 @@ they are drawn evenly. Coil maps, scale and noise level are estimated from all t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mri_unroll.nets.refinement import MeasuredOperator
 from mri_unroll.physics.fourier import centred_fft, centred_ifft
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.physics.sense import SenseOperator
-from mri_unroll.recon.calibrate import CalibratedSlice, strength_features
+from mri_unroll.recon.calibrate import CalibratedSlice
 from mri_unroll.training.losses import kspace_loss
 
 CENTRE = 4  # lines, or sides of the block, around zero frequency that are never held out
@@ -129,13 +129,12 @@ def hold_out(
         Whether the network needs a `MeasuredOperator`.
     """
     maps, kspace = problem.op.sens_maps, problem.kspace
-    features = strength_features(problem.noise_level, float(given.mean()))
+    strength = replace(problem, sampled_fraction=float(given.mean())).conditions(n_strength)
     if rows is not None:
         maps, given, held_out = maps[:, :, rows], given[:1], held_out[:1]
         kspace = centred_fft(centred_ifft(kspace, (-2,))[:, :, rows], (-2,))
     masks = [torch.from_numpy(mask).to(maps.device)[None, None] for mask in (given, held_out)]
     op = SenseOperator(maps, masks[0])
-    strength = torch.cat([features, torch.ones(1, 1)], dim=1)[:, :n_strength].to(maps.device)
     return HeldOutExample(
         op=MeasuredOperator(op, op.coil_images(kspace)) if refines_maps else op,
         adjoint_kspace=op.adjoint(kspace),

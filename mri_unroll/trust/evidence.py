@@ -18,6 +18,7 @@ from mri_unroll.physics.sampling import detect_acs, varies_along
 from mri_unroll.physics.sense import SenseOperator
 from mri_unroll.recon.calibrate import CalibratedSlice
 from mri_unroll.recon.learned import run_network
+from mri_unroll.solvers.solution import Solution
 from mri_unroll.trust import hold_out
 from mri_unroll.trust.appearance import appearance
 from mri_unroll.trust.continuity import displacement, step
@@ -25,7 +26,7 @@ from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, 
 from mri_unroll.trust.missing import missing
 from mri_unroll.trust.neighbours import predicted_from_neighbours
 
-CHANNELS = ("magnitude", "disagreement", "aliasing", "residual")  # of the pictures of the evidence
+CHANNELS = ("magnitude", "disagreement", "aliasing", "residual")  # of the first pictures of the evidence
 _FLOOR = 1e-4  # of pictures, in units where bright tissue is near 1
 
 
@@ -38,7 +39,7 @@ class SecondOpinion:
 
 
 def gather(
-    problem: CalibratedSlice, image: Tensor, op: LinearOperator, second: SecondOpinion
+    problem: CalibratedSlice, solution: Solution, op: LinearOperator, second: SecondOpinion
 ) -> tuple[Evidence, Tensor]:
     """Hold a picture against its measurements, and against that of a second network.
 
@@ -46,8 +47,8 @@ def gather(
     ----------
     problem
         Calibrated, on a grid, two-dimensional.
-    image
-        Complex picture of any method, ``(1, y, x)``.
+    solution
+        Of any method, its value a complex picture ``(1, y, x)``.
     op
         With the coil maps that the method used.
     second
@@ -58,10 +59,11 @@ def gather(
     evidence
         Features of order one, most of them logarithms; NaN where there is nothing to make one from.
     pictures
-        ``(channel, y, x)``, see `CHANNELS`, in units where bright tissue is near 1.
+        ``(channel, y, x)``, see `CHANNELS`, in units where bright tissue is near 1; then how far the picture still
+        moved from each iterate that the method keeps.
     """
     assert isinstance(op, SenseOperator)
-    mask = problem.op.mask
+    mask, image = problem.op.mask, solution.value
     n = mask.numel()
     picture = image[0]
     energy = float(picture.abs().square().sum()) + 1e-12
@@ -97,7 +99,8 @@ def gather(
     features |= step(problem.kspace[0], (rows, columns), mask) | missing(problem.kspace[0], mask, noise)
     features |= _places(picture.abs(), difference, residual.abs(), noise)
     features |= _expected(features)
-    pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs()])
+    moved = [(image - before)[0].abs() for before in solution.on_the_way]
+    pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs(), *moved])
     return Evidence(features, energy * problem.scale**2), pictures
 
 

@@ -20,6 +20,7 @@ from mri_unroll.trust.evidence import CHANNELS
 FORMAT = "mri_unroll trust 3"
 _FAR = 5.0  # standard deviations beyond which a feature says no more
 _FAR_SQUARE = 9.0  # the same for squares
+N_NUMBERS = 2  # of the whole part that the error map is told besides pictures: predicted error and noise
 _DARK = 1e-3  # of pictures, below which differences do not matter; bright tissue is near 1
 
 
@@ -71,30 +72,28 @@ class ErrorMap(nn.Module):
 
     Parameters
     ----------
+    n_pictures
+        Pictures that it sees, the first ones of the evidence.
     width
         Channels.
-    n_numbers
-        Numbers of the whole part that it is told besides: predicted error and noise.
+    n_dilated
+        Convolutions between the first and the last, each reaching twice as far as the one before.
     """
 
-    def __init__(self, width: int = 12, n_numbers: int = 2) -> None:
+    def __init__(self, n_pictures: int = len(CHANNELS), width: int = 12, n_dilated: int = 2) -> None:
         super().__init__()
-        self.n_numbers = n_numbers
-        n = len(CHANNELS)
-        self.layers = nn.Sequential(
-            nn.Conv2d(n + n_numbers, width, 3, padding=1, padding_mode="replicate"),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2, padding_mode="replicate"),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=4, dilation=4, padding_mode="replicate"),
-            nn.SiLU(),
-            nn.Conv2d(width, 1, 3, padding=1, padding_mode="replicate"),
-        )
+        self.n_pictures = n_pictures
+        sizes = [(n_pictures + N_NUMBERS, width, 1), *((width, width, 2**n) for n in range(1, n_dilated + 1))]
+        layers: list[nn.Module] = []
+        for n_in, n_out, reach in sizes:
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=reach, dilation=reach, padding_mode="replicate"), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 3, padding=1, padding_mode="replicate"))
 
     def forward(self, pictures: Tensor, numbers: Tensor) -> Tensor:
-        """``(n, channel, y, x)`` in units where bright tissue is near 1, and ``(n, n_numbers)``, to ``(n, y, x)``."""
+        """``(n, channel, y, x)`` in units where bright tissue is near 1, and ``(n, N_NUMBERS)``, to ``(n, y, x)``."""
         told = numbers[:, :, None, None].expand(-1, -1, *pictures.shape[-2:])
-        return self.layers(torch.cat([(pictures + _DARK).log() + 3.0, told], dim=1))[:, 0]
+        seen = (pictures[:, : self.n_pictures] + _DARK).log() + 3.0
+        return self.layers(torch.cat([seen, told], dim=1))[:, 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +164,9 @@ def load(path: Path) -> Heads:
     names, fault_names = (tuple(json.loads(metadata[key])) for key in ("names", "fault_names"))
     n_members, _, width = tensors["error.weights.0"].shape
     error = Ensemble(len(names), 2, n_members, width)
-    places = ErrorMap(len(tensors["places.layers.0.bias"]))
+    width, n_seen = tensors["places.layers.0.weight"].shape[:2]
+    n_layers = sum(name.startswith("places.") and name.endswith(".weight") for name in tensors)
+    places = ErrorMap(n_seen - N_NUMBERS, width, n_layers - 2)
     faults = Discriminants(len(names), len(fault_names))
     parts: dict[str, nn.Module] = {"error": error, "places": places, "faults": faults}
     for part, network in parts.items():

@@ -89,6 +89,7 @@ def at_low_resolution(problem: CalibratedSlice) -> CalibratedSlice:
         noise_level=problem.noise_level * factor,
         sampled_fraction=float(mask.float().mean()),
         unmeasured_noise=problem.unmeasured_noise * factor**2,
+        corner_noise=problem.corner_noise * factor,
     )
 
 

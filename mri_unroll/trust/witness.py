@@ -20,6 +20,7 @@ from mri_unroll.recon.calibrate import Problem
 from mri_unroll.recon.reconstructor import Reconstructor, choose_device, shipped_models, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.scan import Scan
+from mri_unroll.solvers.solution import Solution
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks
 from mri_unroll.trust.checks import fault_checks
@@ -67,11 +68,11 @@ class Witness:
         """Look at some slices of the scan, as they are about to be reconstructed."""
         self._checks.see(scan)
 
-    def _see(self, problem: Problem, image: Tensor, op: LinearOperator) -> tuple[Evidence, Tensor | None] | None:
+    def _see(self, problem: Problem, solution: Solution, op: LinearOperator) -> tuple[Evidence, Tensor | None] | None:
         assert self._heads is not None
-        if not isinstance(problem.op, SenseOperator) or not isinstance(op, SenseOperator) or image.ndim != 3:
+        if not isinstance(problem.op, SenseOperator) or not isinstance(op, SenseOperator) or solution.value.ndim != 3:
             return None
-        evidence, pictures = gather(problem, image, op, second_opinion(problem, self._network))
+        evidence, pictures = gather(problem, solution, op, second_opinion(problem, self._network))
         features = self._heads.standard([evidence.features])
         return evidence, error_map(pictures.cpu(), features, self._heads, self._coverage)
 

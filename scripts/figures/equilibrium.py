@@ -24,8 +24,9 @@ from mri_unroll.config import load_toml
 from mri_unroll.io.registry import read_scan
 from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.model import Network, load
+from mri_unroll.nets.prior import n_conditions
 from mri_unroll.physics.linop import LinearOperator
-from mri_unroll.recon.calibrate import calibrate_slice
+from mri_unroll.recon.calibrate import CalibratedSlice, calibrate_slice
 from mri_unroll.recon.learned import as_fully_sampled
 from mri_unroll.recon.parts import take_apart
 from mri_unroll.recon.reconstructor import shipped_models
@@ -46,10 +47,13 @@ SHOWN = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 40, 50, 60, 80, 100, 120, 160
 class Case:
     """A problem, and how good a picture of it is, in decibels, more being better."""
 
-    adjoint_kspace: Tensor
-    op: LinearOperator
-    strength: Tensor
+    problem: CalibratedSlice
     quality: Callable[[Tensor], float]
+
+    def of(self, network: Network) -> tuple[Tensor, LinearOperator, Tensor]:
+        """What a network is given, the noise to be kept."""
+        strength = self.problem.conditions(n_conditions(network))
+        return self.problem.op.adjoint(self.problem.kspace), self.problem.op, strength
 
 
 def simulated(data: Path, count: int) -> list[Case]:
@@ -69,8 +73,7 @@ def _simulated(acquired: Acquisition) -> Case:
         shown = as_fully_sampled(problem, image, problem.op, 1.0)[0].numpy()[acquired.body] * problem.scale
         return -10 * math.log10(float(np.square(shown - truth).sum() / np.square(truth).sum()))
 
-    strength = torch.cat([problem.strength, torch.ones(1, 1)], dim=1)
-    return Case(problem.op.adjoint(problem.kspace), problem.op, strength, quality)
+    return Case(problem, quality)
 
 
 def measured(path: Path) -> Case:
@@ -79,13 +82,12 @@ def measured(path: Path) -> Case:
     assert scan.reference is not None
     truth, parts = scan.reference, take_apart(undersample(scan, "random", 4.0, 0.08, seed=0))
     problem = parts.take(0).calibrated()
-    strength = torch.cat([problem.strength, torch.ones(1, 1)], dim=1)
 
     def quality(image: Tensor) -> float:
         shown = as_fully_sampled(problem, image, problem.op, 1.0)[0] * problem.scale
         return -10 * math.log10(metrics.in_body(truth, parts.assembled([parts.cropped(shown)]))["nmse"])
 
-    return Case(problem.op.adjoint(problem.kspace), problem.op, strength, quality)
+    return Case(problem, quality)
 
 
 def by_iteration(network: Equilibrium, case: Case, tolerance: float | None) -> tuple[list[float], int]:
@@ -100,10 +102,10 @@ def by_iteration(network: Equilibrium, case: Case, tolerance: float | None) -> t
             return images[-1]
 
     sizes: list[float] = []
-    own = network(case.adjoint_kspace, case.op, case.strength, tolerance=tolerance).n_iterations
+    own = network(*case.of(network), tolerance=tolerance).n_iterations
     network.step = Watched()
     try:
-        network(case.adjoint_kspace, case.op, case.strength, tolerance=0.0, n_iterations=ITERATIONS)
+        network(*case.of(network), tolerance=0.0, n_iterations=ITERATIONS)
     finally:
         network.step = step
     best = [int(np.argmin(sizes[:count])) for count in range(1, ITERATIONS + 1)]  # what `fixed_point` gives back
@@ -133,7 +135,7 @@ def main() -> None:
     for axis, (name, cases) in zip(axes[0], groups.items(), strict=True):
         with torch.inference_mode():
             found = [by_iteration(network, case, arguments.tolerance) for case in cases]
-            beside = [case.quality(unrolled(case.adjoint_kspace, case.op, case.strength).value) for case in cases]
+            beside = [case.quality(unrolled(*case.of(unrolled)).value) for case in cases]
         curves, own = np.array([curve for curve, _ in found]), np.array([count for _, count in found])
         rows = np.arange(len(cases))
         stopped = curves[rows, own - 1]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mri_unroll.io.registry import read_scan
 from mri_unroll.nets.model import load
+from mri_unroll.nets.prior import n_conditions
 from mri_unroll.nets.steps import data_consistency
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.physics.fourier import centred_ifft
@@ -133,8 +134,8 @@ def compare(
 
     def learned(item: Slice, op: CountedOperator) -> Iterator[Tensor]:
         adjoint = item.problem.op.adjoint(item.problem.kspace)
-        noise_kept = torch.zeros(1, 1)  # the truth here has no noise
-        return network.iterates(adjoint, op, torch.cat([item.problem.strength, noise_kept], dim=1))
+        strength = item.problem.conditions(n_conditions(network), noise_kept=0.0)  # the truth here has no noise
+        return network.iterates(adjoint, op, strength)
 
     def best(name: str, iterates: Callable[[Slice, CountedOperator, float], Iterable[Tensor]]) -> Curve:
         tried = []

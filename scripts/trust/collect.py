@@ -9,6 +9,7 @@ again. Scans, and what of the evidence does not depend on the picture, are made 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
@@ -112,9 +113,12 @@ def rows(
         solution = method.solve(made_from)
         op = solution.op if isinstance(solution, RefinedSolution) else made_from.op
         assert isinstance(op, SenseOperator)
-        value = solution.value * (made_from.scale / problem.scale)
-        evidence, pictures = gather(problem, value, op, second)
-        shown = method.magnitude(problem, value, op)[0] * problem.scale
+        ratio = made_from.scale / problem.scale
+        solution = dataclasses.replace(
+            solution, value=ratio * solution.value, on_the_way=tuple(ratio * x for x in solution.on_the_way)
+        )
+        evidence, pictures = gather(problem, solution, op, second)
+        shown = method.magnitude(problem, solution.value, op)[0] * problem.scale
         error = (shown - truth).abs() / problem.scale
         found[name] = {
             "features": np.array(list(evidence.features.values()), dtype=np.float32),

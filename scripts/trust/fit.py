@@ -152,7 +152,7 @@ def fit_places(collected: Collected, told: Tensor, steps: int = 1500, side: int 
     """The logarithm of what a share `COVERED` of errors stays below, by the pinball loss on random cut-outs."""
     torch.manual_seed(2)
     random = np.random.default_rng(2)
-    network = ErrorMap()
+    network = ErrorMap(len(collected.pictures[0]))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -163,8 +163,9 @@ def fit_places(collected: Collected, told: Tensor, steps: int = 1500, side: int 
             top, left = (int(random.integers(max(1, n - side + 1))) for n in error.shape)
             piece = np.s_[top : top + side, left : left + side]
             pad = [(0, side - n) for n in error[piece].shape]
-            pieces.append(np.pad(pictures[:, *piece].astype(np.float32), [(0, 0), *pad], mode="edge"))
-            errors.append(np.pad(error[piece].astype(np.float32), pad, mode="edge"))
+            turns = tuple(np.s_[:: 1 if random.random() < 0.5 else -1] for _ in range(2))
+            pieces.append(np.pad(pictures[:, *piece].astype(np.float32), [(0, 0), *pad], mode="edge")[:, *turns])
+            errors.append(np.pad(error[piece].astype(np.float32), pad, mode="edge")[turns])
         found = network(torch.from_numpy(np.stack(pieces)), told[chosen])
         gap = (torch.from_numpy(np.stack(errors)) + 1e-4).log() - found
         loss = torch.maximum(COVERED * gap, (COVERED - 1) * gap).mean()

@@ -626,7 +626,7 @@ def test_refinement_is_added_to_trained_weights() -> None:
 
 def test_the_table_of_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "model_zoo.py"))
-    n_in, layers = 8 * 2 + 3, 64 * 64 * 7
+    n_in, layers = 8 * 2 + 4, 64 * 64 * 7
     pixels = 160 * 128  # of a picture of 320 x 255, folded by two
     expected = 11 * 9 * pixels * (n_in * 64 + layers + 64 * 8) / 1e9
     assert script["prior_work"]("dncnn", (320, 255)) == pytest.approx(expected)

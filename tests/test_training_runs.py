@@ -192,6 +192,8 @@ def test_shipped_runs_can_be_read() -> None:
         "train_unrolled_stage4.toml",
         "train_unrolled_stage5.toml",
         "train_unrolled_stage6.toml",
+        "train_unrolled_stage7.toml",
+        "train_unrolled_stage8.toml",
         "train_unrolled_small.toml",
         "train_equilibrium_stage1.toml",
         "train_equilibrium_stage2.toml",
@@ -201,7 +203,7 @@ def test_shipped_runs_can_be_read() -> None:
         assert config.loss == "relative"
         assert config.supervision == "reference"
         assert Path(config.out).is_absolute()
-        assert config.model.n_strength == 3
+        assert config.model.n_strength == (4 if name in ("train_unrolled.toml", "train_unrolled_stage8.toml") else 3)
 
 
 def test_log_drops_rows_beyond_the_checkpoint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import runpy
@@ -159,6 +160,37 @@ def test_export_ships_parts_as_one_model(
     _change(folder / "unrolled.2.safetensors")
     with pytest.raises(ModelError, match="does not belong"):
         checkpoints.verify("unrolled")
+
+
+def test_export_ships_the_mean_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (tmp_path / "card.toml").write_text('title = "Test"\n')
+    for module in (reconstructor, checkpoints):
+        monkeypatch.setattr(module, "weights_folder", lambda: folder)
+    torch.manual_seed(0)
+    config = ModelConfig(n_steps=2, widths=(4, 6), counts_coils=True)
+    paths, networks = [], []
+    for index, n_strength in enumerate((2, 3)):  # the first knew less, and the mean has half of what the second added
+        found = dataclasses.replace(config, n_strength=n_strength)
+        networks.append(build(found))
+        with torch.no_grad():
+            for parameter in networks[-1].parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        paths.append(tmp_path / f"{index}.safetensors")
+        save(networks[-1], found, {"run": index}, paths[-1])
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "export_model.py"))
+    given = [*map(str, paths), "--card", str(tmp_path / "card.toml"), "--name", "both"]
+    monkeypatch.setattr(sys, "argv", ["export_model.py", *given])
+    script["main"]()
+    shipped, shipped_config, card = load(folder / "both.safetensors")
+    assert shipped_config.n_strength == 3
+    assert card["run"] == {"run": 1, "mean_of": 2}
+    first, second, mean = (network.steps[1].log_weight.weight[0] for network in (*networks, shipped))
+    expected = torch.stack([first[0], first[1], 0 * first[1], first[2]]) + second
+    torch.testing.assert_close(mean, expected / 2, rtol=2e-3, atol=1e-3)  # half precision in the file
+    bias = torch.stack([network.steps[0].prior.last.bias for network in networks]).mean(0)
+    torch.testing.assert_close(shipped.steps[0].prior.last.bias, bias, rtol=2e-3, atol=1e-3)
 
 
 def test_only_numbered_names_are_parts() -> None:

@@ -15,7 +15,7 @@ class Entry:
     summary: str
 
 
-UNROLLED = ModelConfig(n_steps=11, n_cg=3, n_strength=3, counts_coils=True)
+UNROLLED = ModelConfig(n_steps=11, n_cg=3, n_strength=4, counts_coils=True)
 
 ZOO: dict[str, Entry] = {
     "unrolled": Entry(UNROLLED, "11 steps, U-Net priors, conjugate gradients"),

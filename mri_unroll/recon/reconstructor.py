@@ -154,7 +154,7 @@ def _learned(name: str, path: Path, config: ReconstructionConfig, device: torch.
     if config.denoise and not knows_noise:
         raise ConfigError(
             f"The network {name!r} removes noise as it was trained to; it has no choice of how much.",
-            "Leave out the setting, or choose a network that was trained with n_strength = 3.",
+            "Leave out the setting, or choose a network that was trained with n_strength = 3 or 4.",
         )
     # bfloat16 moves a picture by some 7e-4 of its norm: less than noise, more than units of k-space may.
     precision = learned.fitting_precision(device) if config.effort == "fast" else None

@@ -102,10 +102,11 @@ def by_iteration(network: Equilibrium, case: Case, tolerance: float | None) -> t
             return images[-1]
 
     sizes: list[float] = []
-    own = network(*case.of(network), tolerance=tolerance).n_iterations
+    given = case.of(network)
+    own = network(*given, tolerance=tolerance).n_iterations
     network.step = Watched()
     try:
-        network(*case.of(network), tolerance=0.0, n_iterations=ITERATIONS)
+        network(*given, tolerance=0.0, n_iterations=ITERATIONS)
     finally:
         network.step = step
     best = [int(np.argmin(sizes[:count])) for count in range(1, ITERATIONS + 1)]  # what `fixed_point` gives back

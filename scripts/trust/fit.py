@@ -245,17 +245,23 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
         clean = fault_scores(heads.standard(limiting.named()), heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
         limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)]).cummax(0).values
-    return fit_errors(method, folder, dataclasses.replace(heads, limits=limits))
+    return fit_errors(method, folder, dataclasses.replace(heads, limits=limits), plain)
 
 
-def fit_errors(method: str, folder: Path, known: Heads) -> Heads:
+def fit_errors(method: str, folder: Path, known: Heads, plain: Path | None) -> Heads:
     """What predicts errors and their places of the method as it is now; standardisation and checks stay as known."""
     train, calibration = (load(folder, method, people, "none") for people in ("train", "calibration"))
-    own = [load(folder, method, "train", fault, False) for fault in FAULT_NAMES if has(folder, method, "train", fault)]
-    every = joined((train, *own), known.names)
+    where = [place for place in (folder, plain) if place is not None]
+
+    def others(fault: str, places: Sequence[Path]) -> list[Collected]:
+        return [load(place, method, "train", fault, False) for place in places if has(place, method, "train", fault)]
+
+    sound = joined((train, *others("none", where[1:])), known.names)
+    damaged = [part for fault in FAULT_NAMES for part in others(fault, where)]
+    every = joined((sound, *damaged), known.names)
     log_nmse = torch.from_numpy(np.log(every.nmse + FLOOR)).float()
     weight = torch.full((len(log_nmse),), 0.3)
-    weight[: len(train.nmse)] = 1.0
+    weight[: len(sound.nmse)] = 1.0
     heads = dataclasses.replace(known, error=fit_error(known.standard(every.named()), log_nmse, weight))
     told = numbers(heads.standard(train.named()[: len(train.pictures)]), heads).detach()
     heads = dataclasses.replace(heads, places=fit_places(train, told))
@@ -269,7 +275,7 @@ def fit_errors(method: str, folder: Path, known: Heads) -> Heads:
         "weights_digest": reconstructor.weights_digest,
         "settings": None if reconstructor.weights_digest else dict(reconstructor.parameters),
         "scans": known.about["scans"]
-        | {"error": [len(train.nmse), len(log_nmse) - len(train.nmse)], "intervals": len(calibration.nmse)},
+        | {"error": [len(sound.nmse), len(log_nmse) - len(sound.nmse)], "intervals": len(calibration.nmse)},
     }
     heads = dataclasses.replace(heads, error_scores=residual.sort().values, about=about)
     return dataclasses.replace(heads, place_scores=place_ratios(calibration, heads))
@@ -283,14 +289,14 @@ def main() -> None:
     parser.add_argument(
         "--checks-from", nargs="*", default=[], help="methods whose scans with faults serve too, to fit the checks"
     )
-    parser.add_argument("--plain", type=Path, help="evidence of collect.py --plain 1, for the checks too")
+    parser.add_argument("--plain", type=Path, help="evidence of collect.py --plain 1, for checks and errors too")
     parser.add_argument("--errors-only", action="store_true", help="leave the checks of the shipped calibration")
     parser.add_argument("--out", type=Path, help="default: where the package finds it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     place = weights_folder() / "trust" / f"{arguments.method}{SUFFIX}"
     if arguments.errors_only:
-        heads = fit_errors(arguments.method, arguments.evidence, calibrations.load(place))
+        heads = fit_errors(arguments.method, arguments.evidence, calibrations.load(place), arguments.plain)
     else:
         heads = fit(arguments.method, arguments.evidence, arguments.checks_from, arguments.plain)
     out = arguments.out or place

@@ -60,7 +60,7 @@ def fresh(name: str) -> Network:
 def reconstruct(name: str, problem: CalibratedSlice, network: Network, dtype: torch.dtype | None) -> None:
     """Run a network on a calibrated slice, with its priors in some precision."""
     with torch.inference_mode():
-        run_network(problem, network, 1.0 if ZOO[name].config.n_strength == 3 else None, dtype)
+        run_network(problem, network, 1.0, dtype)
 
 
 def own_peak() -> float:

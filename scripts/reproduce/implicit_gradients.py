@@ -214,7 +214,7 @@ def guarantee(limit: float = 0.14) -> list[Row]:
     rows: list[Row] = []
     prior = load(shipped_models()["unrolled"])[0].steps[0].prior
     picture = 0.3 * torch.randn(1, 2, 32, 32, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    strength = torch.zeros(1, 3)  # 1 % noise, fourfold undersampling, no noise kept
+    strength = torch.zeros(1, prior.n_strength)  # 1 % noise, fourfold undersampling, no noise kept
     for stage in ("as trained", f"limited to {limit}"):
         if stage != "as trained":
             limit_unet(prior, limit, (32, 32))

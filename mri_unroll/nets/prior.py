@@ -294,5 +294,6 @@ class SharedPrior(nn.Module):
 
 
 def n_conditions(network: nn.Module) -> int:
-    """Numbers that the priors of a network are conditioned on."""
-    return next((module.n_strength for module in network.modules() if isinstance(module, FoldedPrior)), 0)
+    """Numbers that the priors of a network are conditioned on; a ValueError if it has none."""
+    first, *_ = (module.n_strength for module in network.modules() if isinstance(module, FoldedPrior))
+    return first

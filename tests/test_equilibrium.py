@@ -64,17 +64,19 @@ class Case:
         batch: int = 1,
         seed: int = 0,
         gain: float = 80,
-        sees_start: bool = False,
+        **settings: bool | int,
     ) -> None:
         torch.manual_seed(seed)
         config = ModelConfig(
-            kind="equilibrium", data_term=data_term, n_cg=3, widths=(3, 4), contraction=0.6, sees_start=sees_start
+            kind="equilibrium", data_term=data_term, n_cg=3, widths=(3, 4), contraction=0.6, **settings
         )
         self.network = build(config).double()
         assert isinstance(self.network, Equilibrium)
         self.network.solver = self.network.adjoint_solver = EXACT
         with torch.no_grad():  # a prior that does something
-            self.network.step.prior.prior.last.weight.mul_(gain)
+            for module in self.network.modules():
+                if isinstance(module, UNetPrior):
+                    module.last.weight.mul_(gain)
         shape = (batch, *SHAPE)
         self.op = op
         self.adjoint_kspace = op.adjoint(op.forward(random_complex(shape, torch.complex128, seed + 1))).requires_grad_()
@@ -114,6 +116,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "mri, gradient": lambda: Case(sense(SHAPE, 1), "gradient"),
     "mri, the start in sight": lambda: Case(sense(SHAPE, 1), "cg", sees_start=True),
     "mri, gradient, the start in sight": lambda: Case(sense(SHAPE, 1), "gradient", sees_start=True),
+    "mri, three steps in turn": lambda: Case(sense(SHAPE, 1), "cg", gain=30, sees_start=True, n_in_turn=3),
+    "mri, two gradient steps in turn": lambda: Case(sense(SHAPE, 1), "gradient", n_in_turn=2),
     "mri, two at once": lambda: Case(sense(SHAPE, 2), "cg", batch=2),
     "blur, gradient": lambda: Case(blur(SHAPE), "gradient"),
     "blur, conjugate gradients": lambda: Case(blur(SHAPE), "cg"),
@@ -136,6 +140,30 @@ def test_gradient_equals_a_dense_solve_and_deep_unrolling(case: Case) -> None:
         image = case.step(image)
     torch.testing.assert_close(result.value, image, rtol=1e-12, atol=1e-12)
     assert relative(gradient, case.gradient(image)) < 1e-10
+
+
+def test_steps_in_turn_are_one_after_the_other(tmp_path: Path) -> None:
+    """With weights of their own, and the last has the last word: the equilibrium is its picture."""
+    case = Case(sense(SHAPE, 1), "cg", n_in_turn=3)
+    first, second, third = case.network.step.steps
+    assert not torch.equal(first.prior.prior.last.weight, third.prior.prior.last.weight)
+    image, rest = case.start, (case.adjoint_kspace, case.op, case.strength)
+    torch.testing.assert_close(case.step(image), third(second(first(image, *rest), *rest), *rest))
+    found = case.solve().value
+    torch.testing.assert_close(third(second(first(found, *rest), *rest), *rest), found, rtol=1e-11, atol=1e-11)
+    assert not torch.allclose(first(found, *rest), found, rtol=1e-3)  # alone none leaves it as it is
+    config = ModelConfig(kind="equilibrium", widths=(3, 4), n_in_turn=3)
+    save(build(config), config, {}, tmp_path / "three.safetensors")
+    network, read, _ = load(tmp_path / "three.safetensors")
+    assert read == config
+    assert len(network.step.steps) == 3
+
+
+def test_how_many_steps_can_be_taken_in_turn() -> None:
+    for settings in ({"kind": "equilibrium", "n_in_turn": 0}, {"n_in_turn": 2}):
+        with pytest.raises(ConfigError, match="n_in_turn of at least 1, and 1 in an unrolled network") as caught:
+            ModelConfig(**settings)
+    assert "n_steps" in caught.value.hint
 
 
 def test_what_the_prior_sees_of_the_start_is_not_where_it_began() -> None:

@@ -574,6 +574,27 @@ def test_steps_begin_as_those_that_are_named() -> None:
     assert target.steps[1].prior.last.weight is not target.steps[3].prior.last.weight
 
 
+@pytest.mark.parametrize(("named", "order"), [((), (1, 2)), ((2, 0), (2, 0))])
+def test_steps_in_turn_begin_as_those_that_are_named_or_the_last(
+    named: tuple[int, ...], order: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    source, op, kspace = awake(build(replace(SMALL, n_steps=3))), *scan()
+    target = build(replace(SMALL, kind="equilibrium", contraction=1 - 1e-7, n_in_turn=2))
+    transfer(source, target, named)
+    adjoint, strength = op.adjoint(kspace), torch.tensor([[1.0, 2.0]])
+    image = random_complex(adjoint.shape, torch.complex64, 4)
+    again = build(replace(SMALL, kind="equilibrium", contraction=1 - 1e-7, n_in_turn=2))
+    transfer(target, again)
+    with torch.no_grad():
+        wanted = image
+        for index in order:
+            wanted = source.steps[index](wanted, adjoint, op, strength)
+        for network in (target, again):
+            found = network.step(image, adjoint, op, strength)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_what_steps_cannot_begin_as() -> None:
     source = build(replace(SMALL, n_steps=2))
     target = build(replace(SMALL, kind="equilibrium"))

@@ -20,7 +20,7 @@ from mri_unroll.nets.equilibrium import Equilibrium
 from mri_unroll.nets.lista import Momentum
 from mri_unroll.nets.prior import DnCNNPrior, FoldedPrior, Prior, ResNetPrior, SharedPrior, UNetPrior
 from mri_unroll.nets.refinement import MapRefiner
-from mri_unroll.nets.steps import GradientStep, ProximalStep
+from mri_unroll.nets.steps import GradientStep, ProximalStep, StepsInTurn
 from mri_unroll.nets.unrolled import Unrolled
 from mri_unroll.nets.weights import digest, files
 from mri_unroll.solvers.fixed_point import Method, fixed_point
@@ -47,7 +47,7 @@ _AGAIN = "Copy or train it again."
 class ModelConfig:
     """Everything needed to build a network before its weights are loaded."""
 
-    kind: str = "unrolled"  # or "equilibrium": the fixed point of one step
+    kind: str = "unrolled"  # or "equilibrium": the fixed point of one step, or of a few in turn
     n_steps: int = 5  # of an unrolled network
     tied: bool = False  # one set of weights for all steps
     momentum: Momentum = "none"  # skip connections past a step: "none", "fista" or "learned"
@@ -73,6 +73,7 @@ class ModelConfig:
     sees_start: bool = False  # of an equilibrium: its prior sees the start of iterations and shrinks towards it
     contraction_slope: float = 0.0  # power of acceleration that 1 - contraction grows with, which then is at fourfold
     counts_coils: bool = False  # with data_term "cg": the data weight depends on the number of coils
+    n_in_turn: int = 1  # of an equilibrium: so many steps, one after the other, are what is repeated
 
     def __repr__(self) -> str:
         """All fields, but a later one only where it is not at its default: training resumes where texts agree."""
@@ -131,6 +132,11 @@ class ModelConfig:
                 "Expected sees_start and contraction_slope of an equilibrium only.",
                 "The steps of an unrolled network are shown the picture and its gradient, and do not shrink.",
             )
+        if self.n_in_turn < 1 or (self.n_in_turn > 1 and self.kind != "equilibrium"):
+            raise ConfigError(
+                f"Expected n_in_turn of at least 1, and 1 in an unrolled network; got {self.n_in_turn}.",
+                "The steps of an unrolled network are counted by n_steps.",
+            )
         if self.kind == "equilibrium" and self.map_refinement != "none":
             raise ConfigError(
                 "Expected no map refinement in an equilibrium: its fixed point belongs to one operator.",
@@ -162,8 +168,12 @@ def build(config: ModelConfig) -> Network:
         solver = functools.partial(
             fixed_point, method=config.method, tolerance=config.tolerance, n_iterations=config.n_iterations
         )
+        in_turn = [
+            step(ContractivePrior(fresh_prior(), config.contraction, config.sees_start, config.contraction_slope))
+            for _ in range(config.n_in_turn)
+        ]
         return Equilibrium(
-            step(ContractivePrior(fresh_prior(), config.contraction, config.sees_start, config.contraction_slope)),
+            in_turn[0] if len(in_turn) == 1 else StepsInTurn(in_turn),
             n_start_cg=config.n_start_cg,
             solver=solver,
             backward=config.backward,

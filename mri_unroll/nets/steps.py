@@ -104,6 +104,28 @@ class GradientStep(nn.Module):
         return self.prior(torch.stack([proposal, gradient, *evidence], dim=1), strength)
 
 
+class StepsInTurn(nn.Module):
+    r"""Several steps, one after the other, as one: :math:`T = T_m \circ \dots \circ T_1`.
+
+    Parameters
+    ----------
+    steps
+        `ProximalStep`, `GradientStep` or alike, in the order in which they are taken.
+    """
+
+    def __init__(self, steps: list[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+
+    def forward(
+        self, image: Tensor, adjoint_kspace: Tensor, op: LinearOperator, strength: Tensor, *evidence: Tensor
+    ) -> Tensor:
+        """As `ProximalStep.forward`."""
+        for step in self.steps:
+            image = step(image, adjoint_kspace, op, strength, *evidence)
+        return image
+
+
 def data_consistency(
     op: LinearOperator, adjoint_kspace: Tensor, proposal: Tensor, reg_weight: Tensor, n_cg: int
 ) -> Tensor:

@@ -15,6 +15,8 @@ from mri_unroll.nets.unrolled import Unrolled
 
 _JOINS = re.compile(r"\.up\.\d+\.0\.weight$")  # first convolutions of a U-Net's way up: of coarse and fine channels
 _FIRST = re.compile(r"\.(down\.0\.0|first|layers\.0\.0)\.weight$")  # of a prior: of pictures, then of conditions
+# Of one step: of an unrolled network, of an equilibrium, of an equilibrium of several in turn.
+_STEP = re.compile(r"steps\.(?P<layer>\d+)\.|step\.(?:steps\.(?P<turn>\d+)\.)?")
 _FRESH = 0.5  # by which weights into channels that the source does not have are made smaller
 
 
@@ -25,15 +27,15 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
     halved; pictures and conditions that the source did not know begin without effect, and so does a refinement of coil
     maps.
     Channels that it has beyond the source's begin with fresh weights that lead into them and none that lead out. The
-    step of an equilibrium begins as one of an unrolled network.
+    steps of an equilibrium begin as the last ones of an unrolled network, or as those that are named.
 
     Parameters
     ----------
     source, target
         Networks; the target is changed in place, and what of its weights is fresh is kept as it is.
     steps
-        Of an unrolled source, counted from 0: which of them each step of the target begins as, whole; an equilibrium
-        has one step. Empty: as above, and an equilibrium begins as the last.
+        Counted from 0: which of the source's each step of the target begins as, whole; an equilibrium has as many as
+        it takes in turn. Empty: as above.
 
     Raises
     ------
@@ -42,41 +44,45 @@ def transfer(source: nn.Module, target: nn.Module, steps: Sequence[int] = ()) ->
     ConfigError
         If the source has no such step, or the target more or fewer steps than are named.
     """
-    known = dict(source.named_parameters())
+    known = {_place(name): parameter for name, parameter in source.named_parameters(remove_duplicate=False)}
     conditions = n_conditions(source), n_conditions(target)
-    becomes_equilibrium = isinstance(source, Unrolled) and isinstance(target, Equilibrium)
-    last = _n_steps(source) - 1
-    if steps and (len(steps) != _n_steps(target) or min(steps) < 0 or max(steps) > last):
+    last, wanted = _n_steps(source) - 1, _n_steps(target)
+    if steps and (len(steps) != wanted or min(steps) < 0 or max(steps) > last):
         raise ConfigError(
-            f"Expected a step of the start, from 0 to {last}, for each of the {_n_steps(target)} of the network to "
+            f"Expected a step of the start, from 0 to {last}, for each of the {wanted} of the network to "
             f"begin as; got {list(steps)}.",
             "Correct `start_steps`, or leave it out.",
         )
+    # The steps of an equilibrium begin as the last ones of an unrolled network, any others as the first ones.
+    skipped = max(0, last + 1 - wanted) if isinstance(source, Unrolled) and isinstance(target, Equilibrium) else 0
     with torch.no_grad():
         for name, parameter in target.named_parameters():
-            parts = name.split(".")
-            index = int(parts[1]) if parts[0] == "steps" else last if becomes_equilibrium else 0
-            added = index > last and not steps
-            begins_as = steps[0 if becomes_equilibrium else index] if steps else min(index, last)
-            if becomes_equilibrium:  # step.prior is a `ContractivePrior` around what the source has
-                place = f"steps.{begins_as}.{name.removeprefix('step.')}"
-                parts = place.replace("prior.prior.", "prior.").split(".")
-            elif parts[0] == "steps":
-                parts[1] = str(begins_as)
-            given = known.get(".".join(parts))
-            if given is None and parts[0] == "refiners":
+            index, place = _place(name)
+            begins_as = None if index is None else steps[index] if steps else min(index + skipped, last)
+            given = known.get((begins_as, place))
+            if given is None and place.startswith("refiners."):
                 continue  # fresh, they leave the maps as they are
             if given is None or given.ndim != parameter.ndim or any(map(int.__gt__, given.shape, parameter.shape)):
                 raise ModelError(
                     f"The weights to start from have no counterpart of {name!r}.",
                     "Start from a network of the same kind.",
                 )
-            weaker = 0.5 if added and parts[2:4] == ["prior", "last"] else 1.0
+            added = index is not None and index > last and not steps
+            weaker = 0.5 if added and place.startswith("prior.last.") else 1.0
             _fill(name, parameter, weaker * given, conditions)
 
 
+def _place(name: str) -> tuple[int | None, str]:
+    """To which step a weight belongs, None: to none, and its name there, alike in networks of both kinds."""
+    found = _STEP.match(name)
+    if found is None:
+        return None, name
+    return int(found["turn"] or found["layer"] or 0), name[found.end() :].replace("prior.prior.", "prior.")
+
+
 def _n_steps(network: nn.Module) -> int:
-    return len(network.steps) if isinstance(network, Unrolled) else 1
+    indices = (_place(name)[0] for name, _ in network.named_parameters(remove_duplicate=False))
+    return 1 + max(index for index in indices if index is not None)
 
 
 def _fill(name: str, parameter: Tensor, given: Tensor, conditions: tuple[int, int]) -> None:

@@ -81,12 +81,13 @@ def peak_memory(name: str, arguments: argparse.Namespace) -> float:
 def prior_work(name: str, matrix: tuple[int, int]) -> float:
     """Multiplications and additions in the priors of a picture, in 10^9 pairs; of an equilibrium per iteration."""
     config = ZOO[name].config
-    prior = PRIORS[config.prior](1, config.n_strength, config.widths, config.fold)
+    n_evidence = 2 if config.sees_start else 1
+    prior = PRIORS[config.prior](n_evidence, config.n_strength, config.widths, config.fold)
     side = prior.multiple  # every layer works at a fixed part of the padded picture, of which this is one tile
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        prior(torch.zeros(1, 2, side, side, dtype=torch.complex64), torch.zeros(1, config.n_strength))
+        prior(torch.zeros(1, 1 + n_evidence, side, side, dtype=torch.complex64), torch.zeros(1, config.n_strength))
     tiles = math.prod(math.ceil(n / side) for n in matrix)
-    return counter.get_total_flops() / 2e9 * tiles * (config.n_steps if config.kind == "unrolled" else 1)
+    return counter.get_total_flops() / 2e9 * tiles * (config.n_steps if config.kind == "unrolled" else config.n_in_turn)
 
 
 def trained(paths: list[Path]) -> dict[str, tuple[Path, dict[str, Any]]]:

@@ -10,8 +10,8 @@ one valley, and the mean of their weights is often better than each (Wortsman et
     python scripts/export_model.py runs/unrolled-stage7/model.safetensors runs/unrolled-stage8/model.safetensors \
         runs/unrolled/model.safetensors --card scripts/unrolled_card.toml
 
-An equilibrium is trained to a looser tolerance, and with less of the shrinkage that brings it to rest, than it is to run
-with:
+An equilibrium is trained to a looser tolerance, and with less of the shrinkage that brings it to rest, than it is to
+run with:
 
     python scripts/export_model.py runs/equilibrium-stage2/model.safetensors runs/equilibrium/model.safetensors \
         --card scripts/equilibrium_card.toml --name equilibrium --tolerance 5e-5 --iterations 100 \

@@ -18,6 +18,7 @@ class Evidence:
 
     features: dict[str, float]
     energy: float  # squared norm of the part's picture, in the scan's units
+    unfamiliarity: float = 0.0  # log-odds that it shows no body that is known, `mri_unroll.trust.familiarity`
 
 
 @dataclass(frozen=True, slots=True)

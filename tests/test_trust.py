@@ -25,7 +25,7 @@ from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.scan import Geometry, Scan, Source
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks
-from mri_unroll.trust.checks import SAYS, Check, fault_checks
+from mri_unroll.trust.checks import SAYS, Check, appearance_check, fault_checks
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.middle import MiddleChecks
 from mri_unroll.trust.noise import noise_over_announced
@@ -119,8 +119,16 @@ def test_a_coverage_that_no_calibration_can_give_is_refused() -> None:
 def test_every_fault_has_a_check_with_limits_in_order(heads: Heads) -> None:
     found = fault_checks([evidence(), evidence(3.0)], heads)
     assert len({check.name for check in found}) == len(SAYS)
-    assert all(check.limit < check.hard_limit and check.says.endswith(".") for check in found)
-    assert [check.name for check in found if math.isinf(check.hard_limit)] == ["appearance"]
+    assert all(check.limit < check.hard_limit < math.inf and check.says.endswith(".") for check in found)
+
+
+def test_what_is_unfamiliar_is_a_reason_to_look_and_none_to_refuse() -> None:
+    parts = [dataclasses.replace(evidence(energy), unfamiliarity=score) for energy, score in ((1.0, -5.0), (3.0, 3.0))]
+    check = appearance_check(parts, limit=0.5)
+    assert check.score == pytest.approx(1.0)  # by energy
+    assert check.verdict == "check"
+    assert appearance_check(parts, limit=1.5).verdict == "go"
+    assert appearance_check(parts, limit=-math.inf).verdict == "check"
 
 
 def test_what_is_usual_for_such_a_scan_is_no_fault(heads: Heads) -> None:

@@ -24,11 +24,8 @@ SAYS = {
     "wrong normalisation": ("scale", "Some lines seem to be scaled otherwise than the centre of k-space."),
     "added ghost": ("ghost", "Every other line seems to have another phase, which shows as a ghost."),
     "motion": ("motion", "Lines disagree with each other as if the patient had moved."),
-    "other body part": ("appearance", "The picture looks like nothing that the calibration has met."),
     "lesion removed": ("agreement", "The picture lacks, or adds, something that the measurements do not bear out."),
 }
-
-ADVISORY = ("other body part",)  # what is only unfamiliar may be right: a reason to look, none to refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,25 @@ def fault_checks(evidence: Sequence[Evidence], heads: Heads) -> list[Check]:
     """One check for each fault that the calibration knows; over a volume the mean over its parts, by energy."""
     with torch.inference_mode():
         scores = fault_scores(heads.standard([part.features for part in evidence]), heads)
+    mean = _shares(evidence) @ scores
+    limits = heads.limits.tolist()
+    return [
+        Check(name, float(mean[i]), limits[0][i], limits[1][i], says)
+        for i, (name, says) in enumerate(SAYS[fault] for fault in heads.fault_names)
+    ]
+
+
+def appearance_check(evidence: Sequence[Evidence], limit: float) -> Check:
+    """Whether it shows a body that is known: what is only unfamiliar may be right, a reason to look, none to refuse."""
+    score = float(_shares(evidence) @ torch.tensor([part.unfamiliarity for part in evidence]))
+    says = "The picture looks like no brain, knee or heart: nothing else was learned from or calibrated on."
+    return Check("appearance", score, limit, math.inf, says)
+
+
+def _shares(evidence: Sequence[Evidence]) -> Tensor:
+    """Of the parts in the energy of all, ``(part,)``."""
     weights = torch.tensor([part.energy for part in evidence], dtype=torch.float32)
-    mean = (weights / weights.sum()) @ scores
-    found = []
-    for i, fault in enumerate(heads.fault_names):
-        name, says = SAYS[fault]
-        hard = math.inf if fault in ADVISORY else float(heads.limits[1, i])
-        found.append(Check(name, float(mean[i]), float(heads.limits[0, i]), hard, says))
-    return found
+    return weights / weights.sum()
 
 
 def fault_scores(features: Tensor, heads: Heads) -> Tensor:

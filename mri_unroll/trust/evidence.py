@@ -22,6 +22,7 @@ from mri_unroll.solvers.solution import Solution
 from mri_unroll.trust import hold_out
 from mri_unroll.trust.appearance import appearance
 from mri_unroll.trust.continuity import displacement, step
+from mri_unroll.trust.familiarity import unfamiliarity
 from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features, log
 from mri_unroll.trust.missing import missing
 from mri_unroll.trust.neighbours import predicted_from_neighbours
@@ -101,7 +102,7 @@ def gather(
     features |= _expected(features)
     moved = [(image - before)[0].abs() for before in solution.on_the_way]
     pictures = torch.stack([picture.abs(), difference, aliasing.abs(), residual.abs(), *moved])
-    return Evidence(features, energy * problem.scale**2), pictures
+    return Evidence(features, energy * problem.scale**2, unfamiliarity(second.picture.abs())), pictures
 
 
 def _expected(features: dict[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from mri_unroll.errors import ModelError
 from mri_unroll.io.atomic import atomic_path
 from mri_unroll.trust.evidence import CHANNELS
 
-FORMAT = "mri_unroll trust 3"
+FORMAT = "mri_unroll trust 4"
 _FAR = 5.0  # standard deviations beyond which a feature says no more
 _FAR_SQUARE = 9.0  # the same for squares
 N_NUMBERS = 2  # of the whole part that the error map is told besides pictures: predicted error and noise

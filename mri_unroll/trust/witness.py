@@ -21,9 +21,10 @@ from mri_unroll.recon.reconstructor import Reconstructor, choose_device, shipped
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.scan import Scan
 from mri_unroll.solvers.solution import Solution
+from mri_unroll.trust import familiarity
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import AcquisitionChecks
-from mri_unroll.trust.checks import fault_checks
+from mri_unroll.trust.checks import appearance_check, fault_checks
 from mri_unroll.trust.evidence import gather, second_opinion
 from mri_unroll.trust.heads import Heads
 from mri_unroll.trust.prediction import error_map, predict
@@ -83,7 +84,7 @@ class Witness:
             evidence = image.diagnostics.evidence
             if evidence:
                 predicted = predict(evidence, self._heads, self._coverage)
-                checks += fault_checks(evidence, self._heads)
+                checks += [*fault_checks(evidence, self._heads), appearance_check(evidence, familiarity.limit())]
             else:
                 reasons.append(
                     "No error is predicted: that is possible only for scans on a grid that fall apart into planes, and "

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import skimage.data
 import torch
 from faults import FAULT_NAMES, FAULTS, OTHER_BODY, Measured, measured
 from numpy.random import Generator
 from numpy.typing import NDArray
+from pydicom.data import get_testdata_file
 from scanners import PLAIN, PLANAR, any_scan
-from skimage.color import rgb2gray
 
 from mri_unroll.config import load_toml
 from mri_unroll.errors import UnsupportedScan
@@ -37,6 +36,7 @@ from mri_unroll.training.dataset import Volume, find_volumes
 from mri_unroll.training.settings import TrainingConfig
 from mri_unroll.training.simulate import Acquisition, centred_ifft2
 from mri_unroll.trust.evidence import gather, second_opinion
+from mri_unroll.trust.familiarity import thumbnail
 from mri_unroll.trust.witness import second_network
 
 HERE = Path(__file__).resolve().parent
@@ -48,6 +48,13 @@ CALIBRATION = (
     "knee20:17",
     *(f"cardiac100:{n}" for n in range(84, 92)),
 )
+OTHER_BODIES = {  # of one person each; many files beside them hold noise in place of a picture, to be nameless
+    "abdomen": "syntaxes/MR-SIEMENS-DICOM-WithOverlays.dcm",
+    "abdomen CT": "syntaxes/explicit_VR-UN.dcm",
+    "shoulder": "syntaxes/MR2_UNCR.dcm",
+    "coarse shoulder": "vendor_matrix/hitachi/anatomical/001/*.dcm",
+    "spine CT": "syntaxes/bad_sequence.dcm",
+}
 CHUNK = 50
 COARSE = 150  # pixels: the matrix of most scans is at most about so large, which costs less; of the others up to 288
 SMALL = 0.87  # that most
@@ -73,26 +80,17 @@ def _exact(volume: Volume) -> bool:
 
 
 @functools.cache
-def other_pictures(which: str, dicom: Path) -> list[NDArray[np.floating]]:
-    """What no network has met: to train on, photographs of the scikit-image package; to test, other bodies."""
-    if which != "test":
-        names = ("camera", "astronaut", "coins", "brick", "grass", "gravel", "moon", "chelsea", "cell", "horse")
-        pictures = [getattr(skimage.data, name)() for name in names]
-        return [rgb2gray(p) if p.ndim == 3 else p.astype(np.float64) for p in pictures]
-    found = []
-    for path in sorted(dicom.rglob("*")):
-        if not path.is_file():
-            continue
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            if header.get("BodyPartExamined") not in ("NECK", "PANCREAS", "ABDOMEN") and header.get("Modality") != "CT":
-                continue
-            pixels = pydicom.dcmread(path).pixel_array.astype(np.float64)
-        except (pydicom.errors.InvalidDicomError, AttributeError, RuntimeError, NotImplementedError, ValueError):
-            continue
-        if pixels.ndim == 2:
-            found.append(np.clip(pixels - np.percentile(pixels, 5), 0, None))
-    return found
+def other_bodies(dicom: Path) -> dict[str, list[NDArray[np.floating]]]:
+    """Bodies that nothing was trained or calibrated on, by name, to test with."""
+    spine = get_testdata_file("CT_small.dcm", download=False)
+    assert isinstance(spine, str)
+    found = {name: [_pixels(path) for path in sorted(dicom.glob(pattern))] for name, pattern in OTHER_BODIES.items()}
+    return found | {"spine CT of pydicom": [_pixels(Path(spine))]}
+
+
+def _pixels(path: Path) -> NDArray[np.floating]:
+    pixels = pydicom.dcmread(path).pixel_array.astype(np.float64).squeeze()
+    return np.clip(pixels - np.percentile(pixels, 5), 0, None)
 
 
 def calibrated(scan: Measured) -> CalibratedSlice:
@@ -124,6 +122,7 @@ def rows(
             "features": np.array(list(evidence.features.values()), dtype=np.float32),
             "names": list(evidence.features),
             "pictures": pictures.numpy().astype(np.float16),
+            "thumbnail": thumbnail(second.picture.abs()).numpy().astype(np.float16),
             "error": error.numpy().astype(np.float16),
             "nmse": float((shown - truth).square().sum() / truth.square().sum()),
         }
@@ -154,7 +153,10 @@ def main() -> None:
         methods[name] = made = make_reconstructor(name)
         assert isinstance(made, SlicewiseReconstructor)
     network = second_network(torch.device("cpu"))
-    wanted = FAULT_NAMES if arguments.faults == ["all"] else arguments.faults
+    every = (*FAULT_NAMES, OTHER_BODY) if arguments.people == "test" else FAULT_NAMES
+    wanted = every if arguments.faults == ["all"] else arguments.faults
+    if OTHER_BODY in wanted and arguments.people != "test":
+        parser.error(f"{OTHER_BODY!r} is there to test with only")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for fault, chunk in itertools.product(wanted, range(-(-arguments.count // CHUNK))):
         end = f"{arguments.people}-{fault.replace(' ', '_')}-{arguments.seed}-{chunk}.npz"
@@ -203,15 +205,20 @@ def acquire(
 ) -> tuple[Acquisition, str]:
     """A random acquisition of a random slice, or of another body part, and whose it is."""
     if fault == OTHER_BODY:
-        pictures = other_pictures(arguments.people, arguments.data / "dicom")
-        index = int(rng.integers(len(pictures)))
-        image, person = pictures[index], f"other {index}"
+        pictures = other_bodies(arguments.data / "dicom")
+        person = str(rng.choice(sorted(pictures)))
+        image = pictures[person][int(rng.integers(len(pictures[person])))]
     else:
         image, person = slice_of(volumes, rng)
-    step = -(-max(image.shape) // (COARSE if rng.random() < arguments.coarse else 360))
-    image = image[: image.shape[0] // step * step, : image.shape[1] // step * step].astype(np.float64)
-    image = image.reshape(image.shape[0] // step, step, -1, step).mean((1, 3))
+    image = coarser(image, COARSE if rng.random() < arguments.coarse else 360)
     return any_scan(image, rng, arguments.planar, arguments.plain, arguments.uneven), person
+
+
+def coarser(image: NDArray, side: int) -> NDArray[np.float64]:
+    """An image ``(y, x)`` at most ``side`` wide: means over blocks of pixels."""
+    step = -(-max(image.shape) // side)
+    image = image[: image.shape[0] // step * step, : image.shape[1] // step * step].astype(np.float64)
+    return image.reshape(image.shape[0] // step, step, -1, step).mean((1, 3))
 
 
 def slice_of(volumes: list[Volume], rng: Generator) -> tuple[NDArray[np.uint16], str]:
@@ -234,7 +241,7 @@ def _images(path: Path) -> NDArray[np.uint16]:
 
 def write(path: Path, scans: list[dict[str, object]], pictures: bool) -> None:
     """One file, whole or not at all."""
-    arrays = {key: np.array([r[key] for r in scans]) for key in ("features", "nmse")}
+    arrays = {key: np.array([r[key] for r in scans]) for key in ("features", "nmse", "thumbnail")}
     arrays["names"], arrays["people"] = np.array(scans[0]["names"]), np.array([str(r["person"]) for r in scans])
     if pictures:
         for i, r in enumerate(scans):

@@ -18,6 +18,7 @@ class Collected:
     features: NDArray[np.float32]  # (scan, feature)
     nmse: NDArray[np.float64]  # (scan,)
     people: list[str]
+    thumbnails: NDArray[np.float16]  # (scan, SIDE, SIDE), of `mri_unroll.trust.familiarity`
     pictures: list[NDArray[np.float16]]  # (channel, y, x) each, of the first scans; those after have none
     errors: list[NDArray[np.float16]]  # (y, x) each
 
@@ -46,6 +47,7 @@ def joined(parts: Sequence[Collected], names: tuple[str, ...]) -> Collected:
         np.concatenate(features),
         np.concatenate([part.nmse for part in parts]),
         [person for part in parts for person in part.people],
+        np.concatenate([part.thumbnails for part in parts]),
         [],
         [],
     )
@@ -68,6 +70,7 @@ def load(folder: Path, method: str, people: str, fault: str, pictures: bool = Tr
         tuple(map(str, files[0]["names"])),
         *(np.concatenate([file[key] for file in files]) for key in ("features", "nmse")),
         [str(name) for file in files for name in file["people"]],
+        np.concatenate([file["thumbnail"] for file in files]),
         kept,
         errors,
     )

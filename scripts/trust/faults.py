@@ -149,7 +149,7 @@ FAULTS: dict[str, Callable[[Measured, Generator], Measured | None]] = {
     "motion": motion,
     "lesion removed": with_lesion,  # the picture is that of the scan without it
 }
-OTHER_BODY = "other body part"
-FAULT_NAMES = (*FAULTS, OTHER_BODY)
+FAULT_NAMES = tuple(FAULTS)
+OTHER_BODY = "other body part"  # no fault of the scan: what is unlike all that networks and verdict have met
 # Noise that grew since the noise scan is found by comparing the two (`fourfold_noise`), not from the picture.
 NOISE_FAULT = "noise x4"

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from evidence_files import Collected, has, joined, load
-from faults import FAULT_NAMES, OTHER_BODY
+from familiar import UNFAMILIAR
+from faults import FAULT_NAMES
 from torch import Tensor, nn
 
 from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.trust import heads as calibrations
-from mri_unroll.trust.checks import ADVISORY, FALSE_ALARMS, SURE, fault_scores
+from mri_unroll.trust.checks import FALSE_ALARMS, SURE, fault_scores
 from mri_unroll.trust.context import terms
 from mri_unroll.trust.heads import Discriminants, Ensemble, ErrorMap, Heads
 from mri_unroll.trust.prediction import log_errors, numbers
@@ -35,7 +36,6 @@ JITTER = 0.15  # standard deviations by which features are shaken while fitting,
 SMALLNESS = 0.01  # by which squares of the weights of the discriminants are held down
 COVERED = 0.9  # quantile of errors that the map is fitted to
 RATIO_LEVELS = 2000
-ADVISED = 0.1  # of the false alarms: what the checks get that are only a reason to look
 STEPS = (1, 2, 4, 8)  # faultless scans by which a limit is lowered at once
 HELD = 40.0  # by which what is usual for a kind of scan is held near what is usual for all
 # Features that are not in the evidence of the plain scans, which was collected before there were any: for errors only.
@@ -75,7 +75,7 @@ def may_use(names: tuple[str, ...], fault: str) -> Tensor:
     """
     appearance = ("grey_", "band_", "edge_", "filled", "asymmetry", "roughness_")
     weak = ("coil_silent", "coil_spread", "coil_gain", "coil_worst")
-    unfit = () if fault == OTHER_BODY else (*appearance, *(weak if fault == "missing coil" else ("coil_silent",)))
+    unfit = (*appearance, *(weak if fault == "missing coil" else ("coil_silent",)))
     return torch.tensor([0.0 if name.startswith((*unfit, *YOUNG)) else 1.0 for name in names])
 
 
@@ -110,7 +110,6 @@ def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Ten
     """Limits, one a fault, that a share ``false_alarms`` of faultless scans exceeds in any of them.
 
     Step by step that limit is lowered which finds most more scans with its fault for each new alarm on faultless ones.
-    Checks that are only a reason to look get `ADVISED` of the alarms at once: what is hopeless must not take them all.
 
     Parameters
     ----------
@@ -122,8 +121,7 @@ def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Ten
         0..1.
     """
     ordered = clean.sort(0, descending=True).values
-    advisory = torch.tensor([fault in ADVISORY for fault in FAULT_NAMES])
-    ranks = torch.where(advisory, int(ADVISED * false_alarms * len(clean)), 0)  # so many faultless lie above each limit
+    ranks = torch.zeros(clean.shape[1], dtype=torch.long)  # so many faultless lie above each limit
 
     def found(limits: Tensor) -> float:
         return sum(float((scores > limits).any(1).float().mean()) for scores in damaged)
@@ -135,7 +133,7 @@ def limits_for(clean: Tensor, damaged: list[Tensor], false_alarms: float) -> Ten
         now = ordered.gather(0, ranks[None])[0]
         before, price = found(now), alarms(now)
         best, gained = None, -math.inf
-        for index in (~advisory).nonzero().flatten().tolist():
+        for index in range(len(ranks)):
             for step in STEPS:
                 tried = ranks.clone()
                 tried[index] = min(int(tried[index]) + step, len(clean) - 1)
@@ -244,7 +242,8 @@ def fit(method: str, folder: Path, others: Sequence[str], plain: Path | None) ->
     with torch.inference_mode():
         clean = fault_scores(heads.standard(limiting.named()), heads)
         found = [fault_scores(heads.standard(part.named()), heads) for part in damaged]
-        limits = torch.stack([limits_for(clean, found, share) for share in (FALSE_ALARMS, SURE)]).cummax(0).values
+        shares = ((1 - UNFAMILIAR) * FALSE_ALARMS, SURE)
+        limits = torch.stack([limits_for(clean, found, share) for share in shares]).cummax(0).values
     return fit_errors(method, folder, dataclasses.replace(heads, limits=limits), plain)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from collect import HERE, SMALL, acquire, people
 from evidence_files import Collected, has, joined, load
-from faults import FAULT_NAMES, NOISE_FAULT, fourfold_noise, measured
+from faults import FAULT_NAMES, NOISE_FAULT, OTHER_BODY, fourfold_noise, measured
 from fit import FLOOR
 from numpy.typing import NDArray
 from scanners import PLAIN, PLANAR
@@ -27,9 +27,10 @@ from torch import Tensor
 from mri_unroll.config import ReconstructionConfig, load_toml
 from mri_unroll.recon.reconstructor import weights_folder
 from mri_unroll.training.settings import TrainingConfig
+from mri_unroll.trust import familiarity
 from mri_unroll.trust import heads as calibrations
 from mri_unroll.trust.acquisition import NOISE_LIMIT
-from mri_unroll.trust.checks import ADVISORY, FALSE_ALARMS, fault_scores
+from mri_unroll.trust.checks import FALSE_ALARMS, fault_scores
 from mri_unroll.trust.heads import Heads
 from mri_unroll.trust.noise import noise_over_announced
 from mri_unroll.trust.prediction import deviations, log_errors, numbers, quantile
@@ -100,22 +101,26 @@ def places(test: Collected, heads: Heads) -> Iterator[str]:
 
 def sabotage(folder: Path, method: str, heads: Heads, kind: str) -> Iterator[str]:
     """Lines on false alarms, and the table of faults, for a kind of scans."""
+    network, about = familiarity.shipped()
+    limits = torch.cat([heads.limits, torch.tensor([[about["limit"]], [math.inf]])], dim=1)
 
     def scores_of(fault: str) -> tuple[Tensor, Collected]:
         found = load(folder, method, "test", fault, pictures=False)
         with torch.inference_mode():
-            return fault_scores(heads.standard(joined([found], heads.names).named()), heads), found
+            faults = fault_scores(heads.standard(joined([found], heads.names).named()), heads)
+            strange = familiarity.log_odds(torch.from_numpy(found.thumbnails).float(), network)
+        return torch.cat([faults, strange[:, None]], dim=1), found
 
     clean, sound = scores_of("none")
-    hard = [i for i, fault in enumerate(FAULT_NAMES) if fault not in ADVISORY]
-    alarms = float((clean > heads.limits[0]).any(1).float().mean())
-    sure = float((clean > heads.limits[1])[:, hard].any(1).float().mean())
+    alarms = float((clean > limits[0]).any(1).float().mean())
+    sure = float((clean > limits[1]).any(1).float().mean())
     yield (
         f"{kind}: false alarms on {len(clean)} faultless scans of {len(set(sound.people))} test people, all checks "
         f"together: {100 * alarms:.1f} % with the limits as shipped, {100 * sure:.1f} % with the hard ones."
     )
     yield ""
-    faults = [fault for fault in FAULT_NAMES if has(folder, method, "test", fault)]
+    known = (*FAULT_NAMES, OTHER_BODY)
+    faults = [fault for fault in known if has(folder, method, "test", fault)]
     if not faults:
         return
     yield (
@@ -125,15 +130,21 @@ def sabotage(folder: Path, method: str, heads: Heads, kind: str) -> Iterator[str
     yield "|---|---|---|---|---|---|"
     for fault in faults:
         scores, found = scores_of(fault)
-        index = FAULT_NAMES.index(fault)
-        over = scores > heads.limits[0]
+        index = known.index(fault)
+        over = scores > limits[0]
         alone = scores[:, index] > torch.quantile(clean[:, index], 1 - FALSE_ALARMS)
         yield (
             f"| {fault} | {len(scores)} ({len(set(found.people))}) | {100 * float(over.any(1).float().mean()):.0f} % "
             f"| {100 * float(over[:, index].float().mean()):.0f} % | {100 * float(alone.float().mean()):.0f} % "
             f"| {np.median(found.nmse):.3g} |"
         )
+        if fault == OTHER_BODY:
+            names = np.array(found.people)
+            shares = {name: float(alone[torch.from_numpy(names == name)].float().mean()) for name in sorted(set(names))}
     yield ""
+    if OTHER_BODY in faults:
+        yield "Other bodies, alone: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()) + "."
+        yield ""
 
 
 def noise_lines(count: int, data: Path) -> Iterator[str]:

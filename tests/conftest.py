@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +29,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real scans: {folder} is not there (set MRI_UNROLL_DATA)")
     return folder
+
+
+@pytest.fixture
+def trust_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of ``scripts/trust`` by its name."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts" / "trust"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="module")

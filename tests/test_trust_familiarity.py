@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,16 +17,12 @@ from mri_unroll.errors import ModelError
 from mri_unroll.trust import familiarity
 from mri_unroll.trust.familiarity import KINDS, SIDE, Familiarity, log_odds, thumbnail, unfamiliarity
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "trust"
 TEST_PEOPLE = {"brain_uih_T1": 80, "knee20": 19, "cardiac100": 95}  # a slice of each, which nothing was trained on
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import looks
-
-    return looks
+def looks(trust_script: Callable[[str], ModuleType]) -> ModuleType:
+    return trust_script("looks")
 
 
 def body() -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -12,23 +12,15 @@ from numpy.typing import NDArray
 from mri_unroll.physics.sampling import varies_along
 from mri_unroll.training.simulate import Acquisition, centred_fft2, centred_ifft2
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "trust"
+
+@pytest.fixture
+def scanners(trust_script: Callable[[str], ModuleType]) -> ModuleType:
+    return trust_script("scanners")
 
 
 @pytest.fixture
-def scanners(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import scanners
-
-    return scanners
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import faults
-
-    return faults
+def faults(trust_script: Callable[[str], ModuleType]) -> ModuleType:
+    return trust_script("faults")
 
 
 def head() -> NDArray[np.float64]:

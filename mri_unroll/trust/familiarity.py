@@ -10,15 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri_unroll.errors import ModelError
-from mri_unroll.io.atomic import atomic_path
 from mri_unroll.recon.reconstructor import weights_folder
+from mri_unroll.trust import stored
 
 FORMAT = "mri_unroll familiarity 1"
 FILE = "familiarity.safetensors"  # beside the calibrations of the verdict
@@ -85,10 +82,7 @@ def shipped() -> tuple[Familiarity, dict[str, Any]]:
 
 def save(network: Familiarity, about: dict[str, Any], path: Path) -> None:
     """Write a classifier; what was there under its name is replaced."""
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    content = safetensors.torch.save(tensors, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)})
-    with atomic_path(path, overwrite=True) as target:
-        target.write_bytes(content)
+    stored.write(network.state_dict(), {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}, path)
 
 
 def load(path: Path) -> tuple[Familiarity, dict[str, Any]]:
@@ -99,11 +93,7 @@ def load(path: Path) -> tuple[Familiarity, dict[str, Any]]:
     ModelError
         If it is no classifier of this version.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ModelError(f"{path.name} is no classifier of bodies of this version.", "Install mri_unroll again.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors, metadata = stored.read(path, FORMAT, "classifier of bodies", "Install mri_unroll again.")
     network = Familiarity()
     network.load_state_dict(tensors)
     return network.eval(), json.loads(metadata["about"])

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from mri_unroll.errors import ModelError
-from mri_unroll.io.atomic import atomic_path
+from mri_unroll.trust import stored
 from mri_unroll.trust.evidence import CHANNELS
 
 FORMAT = "mri_unroll trust 4"
@@ -143,9 +141,7 @@ def save(heads: Heads, path: Path) -> None:
         "fault_names": json.dumps(heads.fault_names),
         "about": json.dumps(heads.about, sort_keys=True),
     }
-    content = safetensors.torch.save({name: value.contiguous().float() for name, value in tensors.items()}, metadata)
-    with atomic_path(path, overwrite=True) as target:
-        target.write_bytes(content)
+    stored.write({name: value.float() for name, value in tensors.items()}, metadata, path)
 
 
 def load(path: Path) -> Heads:
@@ -156,11 +152,7 @@ def load(path: Path) -> Heads:
     ModelError
         If it is no calibration of this version.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ModelError(f"{path.name} is no calibration of the verdict of this version.", "Make it anew.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors, metadata = stored.read(path, FORMAT, "calibration of the verdict", "Make it anew.")
     names, fault_names = (tuple(json.loads(metadata[key])) for key in ("names", "fault_names"))
     n_members, _, width = tensors["error.weights.0"].shape
     error = Ensemble(len(names), 2, n_members, width)

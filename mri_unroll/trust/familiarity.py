@@ -6,6 +6,7 @@ It is asked of the picture of the second network (`mri_unroll.trust.evidence`), 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ class Familiarity(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first, *others = _WIDTHS
+        first = _WIDTHS[0]
         layers: list[nn.Module] = [nn.Conv2d(1, first, 5, stride=2, padding=2), nn.BatchNorm2d(first), nn.SiLU()]
-        for index, (n_in, n_out) in enumerate(zip(_WIDTHS, others, strict=False)):
+        for index, (n_in, n_out) in enumerate(itertools.pairwise(_WIDTHS)):
             layers += [nn.MaxPool2d(2)] if index else []
             layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers)

@@ -17,8 +17,9 @@ def appearance(magnitude: Tensor) -> dict[str, float]:
     picture = magnitude / magnitude.max().clamp_min(1e-12)
     flat = picture.flatten()
     flat = flat[:: max(1, flat.numel() // 2**16)]
-    bright = torch.quantile(flat, 0.99).clamp_min(1e-6)
-    found = {f"grey_{100 * q:.0f}": float(torch.quantile(flat, q) / bright) for q in _QUANTILES}
+    *grey, bright = torch.quantile(flat, flat.new_tensor([*_QUANTILES, 0.99]))
+    bright = bright.clamp_min(1e-6)
+    found = {f"grey_{100 * q:.0f}": float(value / bright) for q, value in zip(_QUANTILES, grey, strict=True)}
     power = centred_fft(picture.to(torch.complex64), (-2, -1)).abs().square()
     y, x = (torch.linspace(-1, 1, n, device=power.device) for n in power.shape)
     radius = (y[:, None].square() + x.square()).sqrt()

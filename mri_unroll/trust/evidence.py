@@ -23,7 +23,7 @@ from mri_unroll.trust import hold_out
 from mri_unroll.trust.appearance import appearance
 from mri_unroll.trust.continuity import displacement, step
 from mri_unroll.trust.familiarity import unfamiliarity
-from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features, log
+from mri_unroll.trust.lines import agreement, alternation, coil_features, lags, line_features, log, squared
 from mri_unroll.trust.missing import missing
 from mri_unroll.trust.neighbours import predicted_from_neighbours
 
@@ -67,10 +67,10 @@ def gather(
     mask, image = problem.op.mask, solution.value
     n = mask.numel()
     picture = image[0]
-    energy = float(picture.abs().square().sum()) + 1e-12
+    energy = squared(picture) + 1e-12
     predicted = op.forward(image)
     error = predicted - problem.kspace
-    data = float(problem.kspace.abs().square().sum()) + 1e-12
+    data, unexplained = squared(problem.kspace) + 1e-12, squared(error)
     residual = op.adjoint(error)[0]
     noise = max(problem.noise_level, 1e-6)
     features = {
@@ -80,14 +80,14 @@ def gather(
         "filled": log(energy / n),
         "expected_noise": log(problem.unmeasured_noise * n / energy + 1e-7),
         "noise_share": log(noise**2 * n / energy),
-        "residual": log(float(error.abs().square().sum()) / data + 1e-7),
-        "chi_square": log(float(error.abs().square().sum()) / (noise**2 * float(mask.sum()) * error.shape[1])),
+        "residual": log(unexplained / data + 1e-7),
+        "chi_square": log(unexplained / (noise**2 * float(mask.sum()) * error.shape[1])),
         "planar_mask": float(varies_along(mask.cpu().numpy())),
     }
     normal = op.normal(image)[0]
     aliasing = picture - normal
-    features["invented"] = log(float(aliasing.abs().square().sum()) / energy + 1e-7)
-    steps = [float((picture.roll(1, d) - picture).abs().square().sum()) for d in (0, 1)]
+    features["invented"] = log(squared(aliasing) / energy + 1e-7)
+    steps = [squared(picture.roll(1, d) - picture) for d in (0, 1)]
     features["roughness_readout"], features["roughness_phase"] = (log(step / energy + 1e-7) for step in steps)
     rows, columns = detect_acs(mask.cpu().numpy())
     features["centre"] = log((columns.stop - columns.start) / mask.shape[1] + 1e-3)

@@ -33,7 +33,7 @@ def missing(kspace: Tensor, mask: Tensor, noise: float) -> dict[str, float]:
     distance = torch.hypot(y[:, None], x[None]) if varies_along(mask.cpu().numpy()) else x.expand(height, width)
     ring = (distance.clamp_min(1 / width) * width).log() / torch.tensor(1.5 * width).log() * _N_RINGS
     ring = ring.long().clamp(0, _N_RINGS - 1)
-    power = (kspace.abs().square().sum(0) - len(kspace) * noise**2).float()
+    power = (torch.view_as_real(kspace.resolve_conj()).square().sum((0, -1)) - len(kspace) * noise**2).float()
 
     def summed(values: Tensor) -> Tensor:
         return torch.zeros(_N_RINGS, device=mask.device).index_add_(0, ring.flatten(), values.float().flatten())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from mri_unroll.errors import ModelError
 from mri_unroll.trust import familiarity
 from mri_unroll.trust.familiarity import KINDS, SIDE, Familiarity, log_odds, thumbnail, unfamiliarity
+from mri_unroll.trust.witness import second_network
 
 TEST_PEOPLE = {"brain_uih_T1": 80, "knee20": 19, "cardiac100": 95}  # a slice of each, which nothing was trained on
 
@@ -85,14 +87,65 @@ def test_strangers_are_pictures_and_differ(looks: ModuleType) -> None:
         assert 0 < share < 1
         found = [np.clip(maker(body(), np.random.default_rng([1, seed])), 0, None) for seed in range(3)]
         for picture in found:
-            small = looks.shown(picture, np.random.default_rng(1))
-            assert small.shape == (SIDE, SIDE)
-            assert np.isfinite(small).all()
-            assert small.std() > 0.01, maker.__name__
+            assert np.isfinite(picture).all()
+            assert picture.std() > 0.01 * picture.max() > 0, maker.__name__
         assert not np.array_equal(found[0], found[1]), maker.__name__
     one, other = (looks.stranger(body(), np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(one, other)
     assert sum(share for _, share in looks._MAKERS) == pytest.approx(1)
+
+
+def test_what_is_scanned_is_seen_by_the_second_network(looks: ModuleType) -> None:
+    network = second_network(torch.device("cpu"))
+    one, again, other = (looks.seen(body(), network, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    clear = looks.seen(body(), None, np.random.default_rng(4))  # the same scan, fully sampled
+    for small in (one, clear):
+        assert small.shape == (SIDE, SIDE)
+        assert np.isfinite(small).all()
+        assert small.std() > 0.05
+    assert np.corrcoef(one.ravel(), clear.ravel())[0, 1] > 0.8
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_other_bodies_are_cut_from_volumes_of_both_kinds(
+    trust_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = trust_script("others")
+    z, y, x = np.mgrid[-20:20, -30:30, -25:25]
+    inside = np.hypot(y / 25, x / 20) < 1
+    density = np.where(inside, 40.0 + z, -1000.0)  # Hounsfield units
+    for name, volume in (("density", density), ("resonance", np.where(inside, 300.0 + 5 * z, 2.0))):
+        nibabel.save(
+            nibabel.Nifti1Image(volume.T.astype(np.int16), np.diag([1.5, 1.5, 3.0, 1.0])), tmp_path / f"{name}.nii"
+        )
+    bodies = {name: others.Body(f"{name}.nii") for name in ("density", "resonance")}
+    monkeypatch.setattr(others, "BODIES", bodies)
+    seen = set()
+    for seed in range(12):
+        picture, name = others.other_body(tmp_path, np.random.default_rng(seed))
+        seen.add(name)
+        assert picture.ndim == 2
+        assert max(picture.shape) >= 110
+        assert np.isfinite(picture).all()
+        assert picture.min() >= 0
+        assert picture.std() > 0.05, (seed, name)
+        np.testing.assert_array_equal(picture, others.other_body(tmp_path, np.random.default_rng(seed))[0])
+    assert seen == set(bodies)
+
+
+def test_packages_that_are_not_there_are_asked_for(trust_script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"There is no .*unpack the packages that docs/trust.md names"):
+        trust_script("others").other_body(tmp_path, np.random.default_rng(0))
+
+
+def test_a_body_left_out_counts_neither_as_known_nor_as_sound(trust_script: Callable[[str], ModuleType]) -> None:
+    familiar, evidence_files = trust_script("familiar"), trust_script("evidence_files")
+    assert familiar.classes(np.array(["knee", "drawn", "brain", "abdomen"])).tolist() == [1, 3, 0, 3]
+    pictures = np.arange(3.0)[:, None, None] * np.ones((3, SIDE, SIDE))
+    people = ["brain_uih", "cardiac100:84", "knee20:16"]
+    part = evidence_files.Collected((), np.zeros((3, 0)), np.zeros(3), people, pictures, [], [])
+    assert familiar.sound(part, ["heart"]).mean((1, 2)).tolist() == [0.0, 2.0]
 
 
 @pytest.mark.parametrize(

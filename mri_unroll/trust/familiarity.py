@@ -23,7 +23,7 @@ FILE = "familiarity.safetensors"  # beside the calibrations of the verdict
 KINDS = ("brain", "knee", "heart")  # of bodies that are known; whatever else comes after them
 SIDE = 64  # pixels of a thumbnail
 _BRIGHTEST = 1.5  # of a thumbnail, in which bright tissue is 1
-_WIDTHS = (16, 32, 48, 64)
+_WIDTHS = (24, 48, 72, 96)
 
 
 class Familiarity(nn.Module):

@@ -1,31 +1,30 @@
 """Teach a small network which bodies are known, and set the limit beyond which a picture is to be looked at.
 
-    python scripts/trust/familiar.py --evidence runs/more runs/plain
+    python scripts/trust/familiar.py --looks runs/looks --evidence runs/more runs/plain
 
 Learns from thumbnails of `looks.py`, of people that reconstruction networks were trained on; the limit is one that few
 pictures of the calibration people exceed, as the second network of the verdict reconstructs them (``collect.py --people
-calibration``, with and without ``--plain 1``). ``--limit-only`` keeps what was learned. With ``--without heart`` that
-body is learned neither as known nor as strange, and how often it is found strange is told: the nearest to a body that
-nobody has thought of.
+calibration``, with and without ``--plain 1``). ``--limit-only`` keeps what was learned. With ``--without abdomen`` that
+body, or those, are learned neither as known nor as strange, and how often they are found strange is told: the nearest
+to a body that nobody has thought of.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from collect import HERE, people
-from evidence_files import load
-from looks import known, shown, stranger
+from evidence_files import Collected, load
+from looks import kind_of
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mri_unroll.config import load_toml
 from mri_unroll.recon.reconstructor import weights_folder
-from mri_unroll.training.settings import TrainingConfig
 from mri_unroll.trust import familiarity
 from mri_unroll.trust.checks import FALSE_ALARMS
 from mri_unroll.trust.familiarity import FILE, KINDS, Familiarity, log_odds
@@ -34,17 +33,19 @@ UNFAMILIAR = 0.1  # of the false alarms of all checks: what this one gets, which
 BATCH = 64
 
 
-def thumbnails(data: Path, count: int, kinds: tuple[str, ...], seed: int = 5) -> tuple[Tensor, Tensor]:
-    """So many of each side, ``(2 * count, SIDE, SIDE)``, and which of `KINDS` they are; one more: none of them."""
-    config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
-    volumes = people("train", data, config.held_out)
-    rng = np.random.default_rng(seed)
-    pictures, labels = [], []
-    while len(pictures) < 2 * count:
-        kind, other = (str(rng.choice(kinds)) for _ in range(2))
-        pictures += [shown(known(volumes, kind, rng), rng), shown(stranger(known(volumes, other, rng), rng), rng)]
-        labels += [KINDS.index(kind), len(KINDS)]
-    return torch.from_numpy(np.array(pictures)), torch.tensor(labels)
+def looked_at(folder: Path) -> tuple[Tensor, NDArray[np.str_]]:
+    """Thumbnails ``(n, SIDE, SIDE)`` that `looks.py` made, and of what: a name of `KINDS`, or of something else."""
+    paths = sorted(path for path in folder.glob("*.npz") if ".part" not in path.name)
+    if not paths:
+        raise SystemExit(f"There are no thumbnails in {folder}: run looks.py.")
+    files = [np.load(path) for path in paths]
+    pictures = torch.from_numpy(np.concatenate([file["pictures"] for file in files])).float()
+    return pictures, np.concatenate([file["labels"] for file in files])
+
+
+def classes(names: NDArray[np.str_]) -> Tensor:
+    """Which of `KINDS` each name is; one more: none of them."""
+    return torch.tensor([KINDS.index(name) if name in KINDS else len(KINDS) for name in names])
 
 
 def learned(pictures: Tensor, labels: Tensor, steps: int) -> Familiarity:
@@ -85,50 +86,52 @@ def _moved(pictures: Tensor) -> Tensor:
 def main() -> None:
     """Learn, set the limit, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evidence", type=Path, nargs="+", help="folders with calibration people, see collect.py")
-    parser.add_argument("--count", type=int, default=10000, help="thumbnails of each side")
+    parser.add_argument("--looks", type=Path, help="folder with thumbnails of looks.py")
+    parser.add_argument("--evidence", type=Path, nargs="+", required=True, help="folders with calibration people")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit-only", action="store_true", help="keep the network that is there")
-    parser.add_argument("--without", choices=KINDS, help="leave out a body, tell how often it is found, write nothing")
-    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument(
+        "--without", nargs="+", default=(), help="leave out bodies, tell if they are found, write nothing"
+    )
     parser.add_argument("--out", type=Path, default=weights_folder() / "trust" / FILE)
     arguments = parser.parse_args()
-    if not arguments.without and not arguments.evidence:
-        parser.error("--evidence is needed to set the limit")
-    torch.set_num_threads(1)
-    truth = arguments.data / "truth"
-    kinds = tuple(kind for kind in KINDS if kind != arguments.without)
-    parts = [load(folder, "unrolled", "calibration", "none", pictures=False) for folder in arguments.evidence or ()]
+    if not arguments.limit_only and not arguments.looks:
+        parser.error("--looks is needed to learn from")
+    torch.set_num_threads(arguments.threads)
+    parts = [load(folder, "unrolled", "calibration", "none", pictures=False) for folder in arguments.evidence]
     if arguments.limit_only:
         network, about = familiarity.load(arguments.out)
     else:
-        network = learned(*thumbnails(truth, arguments.count, kinds), arguments.steps)
-        about = {"thumbnails": 2 * arguments.count, "steps": arguments.steps}
+        pictures, names = looked_at(arguments.looks)
+        left_out = np.isin(names, arguments.without)
+        kept = torch.from_numpy(~left_out)
+        network = learned(pictures[kept], classes(names)[kept], arguments.steps)
+        about = {"thumbnails": int(kept.sum()), "steps": arguments.steps}
     with torch.inference_mode():
+        known = [log_odds(torch.from_numpy(sound(part, arguments.without)).float(), network) for part in parts]
         if arguments.without:
-            told(network, truth, arguments.without)
+            told(log_odds(pictures[~kept], network), names[left_out], known, arguments.evidence)
             return
-        found = torch.cat([log_odds(torch.from_numpy(part.thumbnails).float(), network) for part in parts])
-    level = float(torch.quantile(found, 1 - UNFAMILIAR * FALSE_ALARMS))
-    about |= {"limit": level, "pictures of the limit": len(found)}
+    level = float(torch.quantile(torch.cat(known), 1 - UNFAMILIAR * FALSE_ALARMS))
+    about |= {"limit": level, "pictures of the limit": sum(map(len, known))}
     familiarity.save(network, about, arguments.out)
     print(about)
 
 
-def told(network: Familiarity, truth: Path, without: str) -> None:
-    """How often the body that was left out is found, at 5 % false alarms on the other calibration people."""
-    config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
-    rng, scores = np.random.default_rng(6), {}
-    for which in ("train", "calibration"):
-        volumes = people(which, truth, config.held_out)
-        for kind in KINDS:
-            pictures = np.array([shown(known(volumes, kind, rng), rng) for _ in range(300)])
-            scores[which, kind] = log_odds(torch.from_numpy(pictures), network)
-    sound = torch.cat([scores["calibration", kind] for kind in KINDS if kind != without])
-    level = torch.quantile(sound, 1 - FALSE_ALARMS)
-    for which in ("train", "calibration"):
-        share = float((scores[which, without] > level).float().mean())
-        print(f"{without} of {which} people: {100 * share:.0f} % found strange")
+def sound(part: Collected, without: Sequence[str]) -> NDArray[np.float16]:
+    """Thumbnails of the people whose body is of a kind that was not left out."""
+    return part.thumbnails[[kind_of(person) not in without for person in part.people]]
+
+
+def told(scores: Tensor, names: NDArray[np.str_], known: list[Tensor], folders: list[Path]) -> None:
+    """How often the bodies that were left out are found, at 5 % false alarms on calibration people of each folder."""
+    for name in sorted(set(names)):
+        chosen = scores[torch.from_numpy(names == name)]
+        for folder, sound in zip(folders, known, strict=True):
+            level = torch.quantile(sound, 1 - FALSE_ALARMS)
+            share = float((chosen > level).float().mean())
+            print(f"{name}: {100 * share:.0f} % of {len(chosen)} found strange, where 5 % of {folder.name} are")
 
 
 if __name__ == "__main__":

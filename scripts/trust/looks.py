@@ -1,28 +1,45 @@
-"""Thumbnails of bodies as any scanner shows them, and of what is no such body, to learn the difference from.
+"""Thumbnails of bodies as any scan shows them, and of what is no such body, to learn the difference from.
+
+    python scripts/trust/looks.py --others packages --count 8000 --seed 1 --out runs/looks
+    python scripts/trust/looks.py --others packages --count 5000 --seed 3 --fully-sampled --drawn 0.4 --out runs/looks
+
+Writes OUT/SEED-CHUNK.npz, five hundred thumbnails at a time; what is there is not made again. They are of pictures that
+the second network of the verdict makes of simulated scans, faint, streaked and noisy as they may be; or, so that clear
+pictures are met as well, of what the full scan shows.
 
 What is no known body has to be made of the same stuff, or a network learns to tell a photograph from a scan: pictures
-of known bodies are bent, torn, magnified, or poured into another outline. Photographs and drawings are among them.
+of known bodies are bent, torn, magnified, or poured into another outline. Photographs and drawings are among them, and
+real bodies of other kinds (`others.py`).
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import skimage.data
 import torch
-from collect import COARSE, coarser, slice_of
+from collect import COARSE, HERE, SMALL, calibrated, coarser, people, slice_of
+from faults import measured
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scanners import fitted, recoloured, viewed
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from others import bent, other_body
+from scanners import PLAIN, PLANAR, SIDES, any_scan
+from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 from skimage.transform import resize
 
+from mri_unroll.config import load_toml
+from mri_unroll.nets.model import Network
 from mri_unroll.training.dataset import Volume
-from mri_unroll.training.simulate import smooth_noise
+from mri_unroll.training.settings import TrainingConfig
+from mri_unroll.training.simulate import centred_ifft2, smooth_noise
+from mri_unroll.trust.evidence import second_opinion
 from mri_unroll.trust.familiarity import KINDS, thumbnail
+from mri_unroll.trust.witness import second_network
 
 Picture = NDArray[np.float64]
 
@@ -31,6 +48,11 @@ PHOTOGRAPHS = (
     *("horse", "hubble_deep_field", "immunohistochemistry", "microaneurysms", "moon", "page", "retina", "rocket"),
     "text",
 )
+
+
+KNOWN, DRAWN, OTHER = "known", "drawn", "other"  # a body of `KINDS`, a stranger made up, a real one of `others.BODIES`
+KNOWN_SHARE = 0.42
+CHUNK = 500
 
 
 def kind_of(person: str) -> str:
@@ -46,26 +68,19 @@ def known(volumes: Sequence[Volume], kind: str, rng: Generator) -> Picture:
             return coarser(image, COARSE)
 
 
-def shown(image: Picture, rng: Generator) -> NDArray[np.float32]:
-    """The thumbnail of a picture as a scanner might show it: turned, cut, shaded, noisy, blurred, or with a ghost."""
-    if rng.random() < 0.5:
-        image = image.T
-    image = image[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])].copy()
-    if rng.random() < 0.35:
-        image = image ** (rng.uniform(0.7, 1.4) if rng.random() < 0.5 else 1.0)
-    else:
-        picture, size, wraps = viewed(recoloured(image, rng), rng)
-        image = np.abs(fitted(picture[None], size, wraps)[0])
-    image = image / max(float(np.percentile(image, 97)), 1e-9)
-    image = image * np.exp(rng.uniform(0, 0.6) * smooth_noise(image.shape, 2, rng))
-    if rng.random() < 0.5:
-        image = gaussian_filter1d(image, rng.uniform(0, 1.5), axis=int(rng.integers(2)))
-    if rng.random() < 0.3:
-        axis = int(rng.integers(2))
-        image = image + rng.uniform(0, 0.12) * np.roll(image, int(rng.integers(image.shape[axis])), axis)
-    noise = rng.standard_normal(image.shape) + 1j * rng.standard_normal(image.shape)
-    magnitude = np.abs(image + 10 ** rng.uniform(-3, -0.9) * noise)
-    return thumbnail(torch.from_numpy(magnitude).float()).numpy()
+def seen(image: Picture, network: Network | None, rng: Generator) -> NDArray[np.float32]:
+    """The thumbnail of a picture that is scanned, plainly or in any way, and reconstructed by the second network.
+
+    Without one it is the root sum of squares of the fully sampled scan.
+    """
+    image = coarser(image, COARSE if rng.random() < SMALL else SIDES[1])
+    acquisition = any_scan(image, rng, PLANAR, 1.0 if rng.random() < 0.5 else PLAIN, uneven=0.3)
+    scan = measured(acquisition)
+    if network is None:
+        picture = torch.from_numpy(np.linalg.norm(centred_ifft2(scan.full), axis=0))
+        return thumbnail(picture.float()).numpy()
+    with torch.inference_mode():
+        return thumbnail(second_opinion(calibrated(scan), network).picture.abs()).numpy()
 
 
 def stranger(body: Picture, rng: Generator) -> Picture:
@@ -92,10 +107,7 @@ def _cut_photograph(body: Picture, rng: Generator) -> Picture:
 
 
 def _bent(body: Picture, rng: Generator) -> Picture:
-    coarseness, strength = int(rng.integers(2, 5)), rng.uniform(0.10, 0.25)
-    moved = [smooth_noise(body.shape, coarseness, rng) * strength * n for n in body.shape]
-    place = np.meshgrid(*(np.arange(n) for n in body.shape), indexing="ij")
-    return map_coordinates(body, [at + by for at, by in zip(place, moved, strict=True)], order=1)
+    return bent(body, rng.uniform(0.10, 0.25), rng)
 
 
 def _torn(body: Picture, rng: Generator) -> Picture:
@@ -237,3 +249,49 @@ def _organs(shape: tuple[int, ...], rng: Generator, count: int) -> Picture:
         top, left = (int(rng.integers(n - side)) for n, side in zip(shape, sides, strict=True))
         found[top : top + sides[0], left : left + sides[1]] += _outline(tuple(sides), rng) * rng.uniform(-0.5, 1)
     return found
+
+
+def main() -> None:
+    """Make thumbnails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--others", type=Path, required=True, help="folder with the packages of others.py, unpacked")
+    parser.add_argument("--count", type=int, default=8000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--drawn", type=float, default=0.2, help="share of pictures that are made up")
+    parser.add_argument("--fully-sampled", action="store_true", help="of what the full scan shows, by no network")
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
+    volumes = people("train", arguments.data / "truth", config.held_out)
+    network = None if arguments.fully_sampled else second_network(torch.device("cpu"))
+    shares = {KNOWN: KNOWN_SHARE, DRAWN: arguments.drawn, OTHER: 1 - KNOWN_SHARE - arguments.drawn}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for chunk in range(-(-arguments.count // CHUNK)):
+        path = arguments.out / f"{arguments.seed}-{chunk}.npz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([77, arguments.seed, chunk])
+        pictures, labels = [], []
+        for _ in range(min(CHUNK, arguments.count - chunk * CHUNK)):
+            label = str(rng.choice(list(shares), p=list(shares.values())))
+            if label == OTHER:
+                picture, label = other_body(arguments.others, rng)
+            else:
+                kind = str(rng.choice(KINDS))
+                picture = known(volumes, kind, rng)
+                if label == KNOWN:
+                    label = kind
+                else:
+                    picture = stranger(picture, rng)
+            pictures.append(seen(picture, network, rng))
+            labels.append(label)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, pictures=np.array(pictures, dtype=np.float16), labels=np.array(labels))
+        part.replace(path)
+        print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -98,12 +98,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.limit_only and not arguments.looks:
         parser.error("--looks is needed to learn from")
+    if arguments.limit_only and arguments.without:
+        parser.error("--without learns anew, --limit-only does not")
     torch.set_num_threads(arguments.threads)
     parts = [load(folder, "unrolled", "calibration", "none", pictures=False) for folder in arguments.evidence]
     if arguments.limit_only:
         network, about = familiarity.load(arguments.out)
     else:
         pictures, names = looked_at(arguments.looks)
+        if strange := set(arguments.without).difference(names):
+            parser.error(f"--without {', '.join(sorted(strange))}: there are {', '.join(sorted(set(names)))}")
         left_out = np.isin(names, arguments.without)
         kept = torch.from_numpy(~left_out)
         network = learned(pictures[kept], classes(names)[kept], arguments.steps)

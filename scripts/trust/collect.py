@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import torch
+from evidence_files import write_whole
 from faults import FAULT_NAMES, FAULTS, OTHER_BODY, Measured, measured
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -240,15 +241,13 @@ def _images(path: Path) -> NDArray[np.uint16]:
 
 
 def write(path: Path, scans: list[dict[str, object]], pictures: bool) -> None:
-    """One file, whole or not at all."""
+    """One file."""
     arrays = {key: np.array([r[key] for r in scans]) for key in ("features", "nmse", "thumbnail")}
     arrays["names"], arrays["people"] = np.array(scans[0]["names"]), np.array([str(r["person"]) for r in scans])
     if pictures:
         for i, r in enumerate(scans):
             arrays[f"pictures_{i}"], arrays[f"error_{i}"] = r["pictures"], r["error"]
-    part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)
-    part.replace(path)
+    write_whole(path, arrays)
 
 
 if __name__ == "__main__":

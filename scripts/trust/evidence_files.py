@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,14 @@ class Collected:
     def named(self) -> list[dict[str, float]]:
         """Features by name, as `Heads.standard` takes them."""
         return [dict(zip(self.names, map(float, row), strict=True)) for row in self.features]
+
+
+def write_whole(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """A file of arrays, ``.npz``, whole or not at all; what was there under its name is replaced."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(path)
 
 
 def _paths(folder: Path, method: str, people: str, fault: str) -> list[Path]:

@@ -35,7 +35,7 @@ BATCH = 64
 
 def looked_at(folder: Path) -> tuple[Tensor, NDArray[np.str_]]:
     """Thumbnails ``(n, SIDE, SIDE)`` that `looks.py` made, and of what: a name of `KINDS`, or of something else."""
-    paths = sorted(path for path in folder.glob("*.npz") if ".part" not in path.name)
+    paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise SystemExit(f"There are no thumbnails in {folder}: run looks.py.")
     files = [np.load(path) for path in paths]

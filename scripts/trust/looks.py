@@ -23,10 +23,11 @@ import numpy as np
 import skimage.data
 import torch
 from collect import COARSE, HERE, SMALL, calibrated, coarser, people, slice_of
+from evidence_files import write_whole
 from faults import measured
 from numpy.random import Generator
 from numpy.typing import NDArray
-from others import bent, other_body
+from others import bent, other_body, part
 from scanners import PLAIN, PLANAR, SIDES, any_scan
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
@@ -50,8 +51,8 @@ PHOTOGRAPHS = (
 )
 
 
-KNOWN, DRAWN, OTHER = "known", "drawn", "other"  # a body of `KINDS`, a stranger made up, a real one of `others.BODIES`
-KNOWN_SHARE = 0.42
+KNOWN = 0.42  # share of pictures that show a body of `KINDS`; of the others some are made up
+DRAWN = "drawn"  # what is said of those
 CHUNK = 500
 
 
@@ -66,6 +67,16 @@ def known(volumes: Sequence[Volume], kind: str, rng: Generator) -> Picture:
         image, person = slice_of(list(volumes), rng)
         if kind_of(person) == kind:
             return coarser(image, COARSE)
+
+
+def anything(volumes: Sequence[Volume], others: Path, drawn: float, rng: Generator) -> tuple[Picture, str]:
+    """A picture, and of what: a name of `KINDS`, `DRAWN` (a share ``drawn``), or a name of `others.BODIES`."""
+    share = rng.random()
+    if share >= KNOWN + drawn:
+        return other_body(others, rng)
+    kind = str(rng.choice(KINDS))
+    body = known(volumes, kind, rng)
+    return (body, kind) if share < KNOWN else (stranger(body, rng), DRAWN)
 
 
 def seen(image: Picture, network: Network | None, rng: Generator) -> NDArray[np.float32]:
@@ -98,11 +109,11 @@ def _photograph(name: str) -> Picture:
 
 
 def _any_photograph(body: Picture, rng: Generator) -> Picture:
-    return _part(_photograph(str(rng.choice(PHOTOGRAPHS))), rng, 0.5, 1.0)
+    return part(_photograph(str(rng.choice(PHOTOGRAPHS))), rng, 0.5, 1.0)
 
 
 def _cut_photograph(body: Picture, rng: Generator) -> Picture:
-    picture = _part(_photograph(str(rng.choice(PHOTOGRAPHS))), rng, 0.4, 1.0)
+    picture = part(_photograph(str(rng.choice(PHOTOGRAPHS))), rng, 0.4, 1.0)
     return resize(picture, body.shape, order=1) ** rng.uniform(0.6, 1.6) * _outline(body.shape, rng)
 
 
@@ -128,7 +139,7 @@ def _poured(body: Picture, rng: Generator) -> Picture:
 
 
 def _magnified(body: Picture, rng: Generator) -> Picture:
-    return _part(body, rng, 0.22, 0.45)
+    return part(body, rng, 0.22, 0.45)
 
 
 def _drawn(body: Picture, rng: Generator) -> Picture:
@@ -209,7 +220,7 @@ _MAKERS: tuple[tuple[Callable[[Picture, Generator], Picture], float], ...] = (
 
 def _filled(body: Picture, rng: Generator) -> Picture:
     """A part of a body, magnified to the size of the whole."""
-    return resize(_part(body, rng, 0.25, 0.6), body.shape, order=1)
+    return resize(part(body, rng, 0.25, 0.6), body.shape, order=1)
 
 
 def _grained(picture: Picture, rng: Generator) -> Picture:
@@ -223,13 +234,6 @@ def _disc(picture: Picture, y: Picture, x: Picture, size: float, rng: Generator)
     """A picture with an ellipse of another brightness around where ``y`` and ``x`` are zero."""
     inside = np.hypot(y * rng.uniform(0.6, 1.4), x * rng.uniform(0.6, 1.4)) < size
     return np.where(inside, rng.uniform(0, 1.3), picture)
-
-
-def _part(picture: Picture, rng: Generator, least: float, most: float) -> Picture:
-    """A random rectangle of a picture, each side a share of it."""
-    sides = [max(16, int(n * rng.uniform(least, most))) for n in picture.shape]
-    top, left = (int(rng.integers(n - side + 1)) for n, side in zip(picture.shape, sides, strict=True))
-    return picture[top : top + sides[0], left : left + sides[1]]
 
 
 def _outline(shape: tuple[int, ...], rng: Generator) -> Picture:
@@ -266,7 +270,6 @@ def main() -> None:
     config = load_toml(HERE.parent / "train_unrolled.toml", TrainingConfig)
     volumes = people("train", arguments.data / "truth", config.held_out)
     network = None if arguments.fully_sampled else second_network(torch.device("cpu"))
-    shares = {KNOWN: KNOWN_SHARE, DRAWN: arguments.drawn, OTHER: 1 - KNOWN_SHARE - arguments.drawn}
     arguments.out.mkdir(parents=True, exist_ok=True)
     for chunk in range(-(-arguments.count // CHUNK)):
         path = arguments.out / f"{arguments.seed}-{chunk}.npz"
@@ -275,21 +278,10 @@ def main() -> None:
         rng = np.random.default_rng([77, arguments.seed, chunk])
         pictures, labels = [], []
         for _ in range(min(CHUNK, arguments.count - chunk * CHUNK)):
-            label = str(rng.choice(list(shares), p=list(shares.values())))
-            if label == OTHER:
-                picture, label = other_body(arguments.others, rng)
-            else:
-                kind = str(rng.choice(KINDS))
-                picture = known(volumes, kind, rng)
-                if label == KNOWN:
-                    label = kind
-                else:
-                    picture = stranger(picture, rng)
+            picture, label = anything(volumes, arguments.others, arguments.drawn, rng)
             pictures.append(seen(picture, network, rng))
             labels.append(label)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, pictures=np.array(pictures, dtype=np.float16), labels=np.array(labels))
-        part.replace(path)
+        write_whole(path, {"pictures": np.array(pictures, dtype=np.float16), "labels": np.array(labels)})
         print(path, flush=True)
 
 

@@ -53,7 +53,7 @@ def other_body(folder: Path, rng: Generator) -> tuple[Picture, str]:
     while True:
         picture = _cut(BODIES[name], folder, rng)
         if rng.random() < 0.4 and min(picture.shape) > 80:
-            picture = _field_of_view(picture, rng)
+            picture = part(picture, rng, 0.35, 0.8)  # as of a joint
         if np.mean(picture > 0.1) > 0.15:
             break
     if rng.random() < 0.7:
@@ -67,6 +67,13 @@ def bent(picture: Picture, strength: float, rng: Generator) -> Picture:
     moved = [smooth_noise(picture.shape, cycles, rng) * strength * n for n in picture.shape]
     place = np.meshgrid(*(np.arange(n) for n in picture.shape), indexing="ij")
     return map_coordinates(picture, [at + by for at, by in zip(place, moved, strict=True)], order=1)
+
+
+def part(picture: Picture, rng: Generator, least: float, most: float) -> Picture:
+    """A random rectangle of a picture, each side a share of it."""
+    sides = [max(16, int(n * rng.uniform(least, most))) for n in picture.shape]
+    top, left = (int(rng.integers(n - side + 1)) for n, side in zip(picture.shape, sides, strict=True))
+    return picture[top : top + sides[0], left : left + sides[1]]
 
 
 def _cut(body: Body, folder: Path, rng: Generator) -> Picture:
@@ -84,14 +91,6 @@ def _cut(body: Body, folder: Path, rng: Generator) -> Picture:
     else:
         picture = np.clip(picture - np.percentile(picture, 3), 0, None)
     return picture / max(float(np.percentile(picture, 99.5)), 1e-9)
-
-
-def _field_of_view(picture: Picture, rng: Generator) -> Picture:
-    """A part of a picture, as of a joint."""
-    share = rng.uniform(0.35, 0.8)
-    sides = [min(n, max(24, int(n * share * rng.uniform(0.8, 1.2)))) for n in picture.shape]
-    top, left = (int(rng.integers(n - side + 1)) for n, side in zip(picture.shape, sides, strict=True))
-    return picture[top : top + sides[0], left : left + sides[1]]
 
 
 def _as_resonance(density: Picture, rng: Generator) -> Picture:

@@ -14,9 +14,12 @@ import csv
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
+from evidence_files import write_whole
 from numpy.typing import NDArray
+from table import auroc
 
 from mri_unroll.config import ReconstructionConfig
 from mri_unroll.errors import MriUnrollError
@@ -49,8 +52,7 @@ def main() -> None:
             row, drawn = one(path, acceleration, mask, arguments.method)
             rows.append(row)
             pixels |= {} if drawn is None else {name: drawn}
-            with beside.open("wb") as file:
-                np.savez(file, **pixels)
+            write_whole(beside, pixels)
             with arguments.out.open("w", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS)
                 writer.writeheader()
@@ -67,9 +69,6 @@ def one(path: Path, acceleration: float, mask: str, method: str) -> tuple[dict[s
 
     The pixels are in units where bright tissue is 1; None where there is no truth.
     """
-    import h5py
-    from table import TOP, auroc
-
     config = ReconstructionConfig(method=method, accelerate=acceleration, mask=mask, seed=11, overwrite=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -88,7 +87,7 @@ def one(path: Path, acceleration: float, mask: str, method: str) -> tuple[dict[s
     area, pixels = float("nan"), None
     if truth is not None and truth.shape == picture.shape:
         true = np.abs(truth - picture)
-        area = auroc(found.ravel(), (true > np.quantile(true, 1 - TOP)).ravel())
+        area = auroc(found, true)
         drawn = np.random.default_rng(0).choice(true.size, PIXELS)
         pixels = np.stack([found.ravel()[drawn], true.ravel()[drawn]]) / np.percentile(picture, 97)
     predicted = summary["predicted"]
@@ -109,8 +108,6 @@ def one(path: Path, acceleration: float, mask: str, method: str) -> tuple[dict[s
 
 def told(rows: list[dict[str, str]], pixels: dict[str, NDArray[np.float32]]) -> None:
     """Print what came out, acceleration by acceleration."""
-    from table import TOP, auroc
-
     good = [row for row in rows if row["nmse"]]
     true, predicted, low, high = (
         np.array([float(row[key]) for row in good]) for key in ("nmse", "predicted", "low", "high")
@@ -129,7 +126,7 @@ def told(rows: list[dict[str, str]], pixels: dict[str, NDArray[np.float32]]) -> 
             f"inside the interval {100 * inside[chosen].mean():.0f} %, predicted over true "
             f"{np.exp(np.median(np.log(predicted / true)[chosen])):.2f}, "
             f"AUROC of the error map: mean {np.nanmean(areas[chosen]):.3f}, "
-            f"of all pictures together {auroc(found, error > np.quantile(error, 1 - TOP)):.3f}"
+            f"of all pictures together {auroc(found, error):.3f}"
         )
     print(f"with an alarm of a check: {100 * np.mean([bool(row['alarms']) for row in good]):.0f} %")
 

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from collect import COARSE, HERE, coarser, people, slice_of
+from collect import COARSE, HERE, calibrated, coarser, people, slice_of
 from faults import Measured, measured
 from numpy.random import Generator
 from scanners import any_scan
-from table import TOP, auroc
+from table import auroc
 
 from mri_unroll.config import load_toml
 from mri_unroll.nets.model import Network
 from mri_unroll.nets.refinement import RefinedSolution
 from mri_unroll.physics.sampling import make_mask
 from mri_unroll.physics.sense import SenseOperator
-from mri_unroll.recon.calibrate import calibrate_slice
 from mri_unroll.recon.reconstructor import make_reconstructor, weights_folder
 from mri_unroll.recon.slicewise import SlicewiseReconstructor
 from mri_unroll.training.settings import TrainingConfig
@@ -60,7 +59,7 @@ def seen(
     scan: Measured, method: SlicewiseReconstructor, network: Network, heads: Heads
 ) -> tuple[np.ndarray, np.ndarray]:
     """True error of each pixel, and the error map, both ``(y, x)`` in units of the problem's scale."""
-    problem = calibrate_slice(torch.from_numpy(scan.kspace.astype(np.complex64)), torch.from_numpy(scan.mask))
+    problem = calibrated(scan)
     solution = method.solve(problem)
     op = solution.op if isinstance(solution, RefinedSolution) else problem.op
     assert isinstance(op, SenseOperator)
@@ -97,9 +96,7 @@ def main() -> None:
             errors = np.array([error for error, _ in results])
             power = np.square(errors).sum(0)
             for error, expected in results:
-                top = (error > np.quantile(error, 1 - TOP)).ravel()
-                usual = power - np.square(error)
-                found.append((auroc(usual.ravel(), top), auroc(expected.ravel(), top)))
+                found.append((auroc(power - np.square(error), error), auroc(expected, error)))
         witness, ours = np.mean(found, axis=0)
         print(f"| {acceleration} | {witness:.3f} | {ours:.3f} |", flush=True)
 

@@ -41,10 +41,11 @@ ACCELERATIONS = ((1.0, 1.5), (1.5, 3.0), (3.0, 5.0), (5.0, 7.0), (7.0, math.inf)
 TOP = 0.05  # share of pixels with the largest true error, which the map is to find
 
 
-def auroc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive has the higher score (Mann and Whitney)."""
-    ranks, count = rankdata(score), int(positive.sum())
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
+def auroc(score: NDArray[np.floating], error: NDArray[np.floating]) -> float:
+    """Probability that a pixel among the `TOP` errors has a higher score than one that is not (Mann and Whitney)."""
+    positive = (error > np.quantile(error, 1 - TOP)).ravel()
+    ranks, count = rankdata(score.ravel()), int(positive.sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(ranks) - count)))
 
 
 def errors(test: Collected, heads: Heads) -> Iterator[str]:
@@ -87,18 +88,16 @@ def places(test: Collected, heads: Heads) -> Iterator[str]:
             found = (
                 heads.places(torch.from_numpy(pictures.astype(np.float32))[None], numbers(row, heads))[0].exp().numpy()
             )
-            top = true > np.quantile(true, 1 - TOP)
-            areas.append(auroc(found.ravel(), top.ravel()))
-            plain.append(auroc(pictures[0].astype(np.float64).ravel(), top.ravel()))
+            areas.append(auroc(found, true))
+            plain.append(auroc(pictures[0].astype(np.float64), true))
             covered.append(float((true <= scale * found).mean()))
             maps.append(found.ravel())
             errors.append(true.ravel())
-    every, error = np.concatenate(maps), np.concatenate(errors)
     yield (
         f"Error map, {len(areas)} scans: AUROC for the {100 * TOP:.0f} % of pixels with the largest error, mean "
         f"{np.mean(areas):.3f}, median {np.median(areas):.3f}, lowest tenth {np.quantile(areas, 0.1):.3f} (of the "
         f"magnitude itself: {np.mean(plain):.3f}), of all pictures together "
-        f"{auroc(every, error > np.quantile(error, 1 - TOP)):.3f}; pixels below the map at coverage 90 %: "
+        f"{auroc(np.concatenate(maps), np.concatenate(errors)):.3f}; pixels below the map at coverage 90 %: "
         f"{100 * np.mean(covered):.1f} %."
     )
 
